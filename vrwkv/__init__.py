@@ -1,0 +1,22 @@
+"""Vision-RWKV for PyTorch: linear-time backbones that install with pip and run anywhere.
+
+`import vrwkv` registers the models with timm; `vrwkv.ops` holds the token mixers, `vrwkv.layers` the blocks.
+"""
+
+from vrwkv import layers, ops
+from vrwkv.errors import InputError
+from vrwkv.models import VisionRWKV, VisionRWKV6, from_published, load_published, to_published
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "InputError",
+    "VisionRWKV",
+    "VisionRWKV6",
+    "__version__",
+    "from_published",
+    "layers",
+    "load_published",
+    "ops",
+    "to_published",
+]

@@ -1,0 +1,76 @@
+"""Channel mix: the gated feed-forward of an RWKV block."""
+
+import torch
+from torch import Tensor, nn
+
+from vrwkv.layers.initialisation import fancy_mix
+from vrwkv.layers.token_shift import TokenShift
+
+
+class ChannelMix(nn.Module):
+    """sigmoid(W_r x_r) · W_v relu(W_k x_k)², with x_k and x_r mixed from the token and its shifted neighbours.
+
+    Vision-RWKV (arXiv 2403.02308), Eq. 4, as released: no output projection.
+
+    Args:
+        dim: channels.
+        hidden_dim: width of the squared-ReLU layer.
+        layer, depth: index of the block and number of blocks; only the starting values depend on them.
+        num_heads: heads inside which the token shift groups channels.
+        shift_pixel: distance of the token shift; 0 leaves out the shift and its parameters.
+        channel_gamma: share of channels shifted in each direction.
+        key_norm: normalise the hidden layer.
+        init_mode: "fancy", "local" or "global", the published starting values.
+        device, dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int | None = None,
+        *,
+        layer: int = 0,
+        depth: int = 1,
+        num_heads: int = 1,
+        shift_pixel: int = 1,
+        channel_gamma: float = 0.25,
+        key_norm: bool = False,
+        init_mode: str = "fancy",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        factory = {"device": device, "dtype": dtype}
+        hidden_dim = hidden_dim if hidden_dim is not None else 4 * dim
+        self.layer, self.depth, self.init_mode = layer, depth, init_mode
+        self.token_shift = TokenShift(num_heads, shift_pixel, channel_gamma) if shift_pixel > 0 else None
+        if self.token_shift is not None:
+            self.mix_k = nn.Parameter(torch.empty(dim, **factory))
+            self.mix_r = nn.Parameter(torch.empty(dim, **factory))
+        self.key = nn.Linear(dim, hidden_dim, bias=False, **factory)
+        self.key_norm = nn.LayerNorm(hidden_dim, **factory) if key_norm else nn.Identity()
+        self.receptance = nn.Linear(dim, dim, bias=False, **factory)
+        self.value = nn.Linear(hidden_dim, dim, bias=False, **factory)
+        self.reset_mix_parameters()
+
+    @torch.no_grad()
+    def reset_mix_parameters(self) -> None:
+        """Set the mixes to the published starting values; the matrices are left alone."""
+        if self.token_shift is None:
+            return
+        for mix in (self.mix_k, self.mix_r):
+            if self.init_mode == "fancy":
+                mix.copy_(fancy_mix(mix.shape[0], self.layer, self.depth, "key", mix.device))
+            else:
+                mix.fill_(1.0 if self.init_mode == "local" else 0.5)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, T, C) tokens in raster order over grid (height, width) -> (B, T, C)."""
+        if self.token_shift is None:
+            x_k = x_r = x
+        else:
+            shifted = self.token_shift(x, grid)
+            difference = x - shifted
+            x_k, x_r = shifted + difference * self.mix_k, shifted + difference * self.mix_r
+        hidden = self.key_norm(torch.relu(self.key(x_k)).square())
+        return torch.sigmoid(self.receptance(x_r)) * self.value(hidden)

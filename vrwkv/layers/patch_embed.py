@@ -1,0 +1,65 @@
+"""Image to tokens: any size, with zeros added at the right and bottom to fill whole patches."""
+
+import torch
+import torch.nn.functional as F
+from timm.layers import to_2tuple
+from torch import Tensor, nn
+
+
+class PatchEmbed(nn.Module):
+    """Linear embedding of non-overlapping patches.
+
+    Computed as reshape and matrix product on the weight of `proj`, which holds a convolution's parameters: a
+    convolution would be recompiled for, and has crashed on, changing image sizes.
+
+    Args:
+        img_size: the size that position embeddings belong to, in pixels; inputs may differ.
+        patch_size: in pixels.
+        in_chans: input channels.
+        embed_dim: channels of a token.
+        device, dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int | tuple[int, int] = 16,
+        in_chans: int = 3,
+        embed_dim: int = 192,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.img_size: tuple[int, int] = to_2tuple(img_size)
+        self.patch_size: tuple[int, int] = to_2tuple(patch_size)
+        self.in_chans = in_chans
+        self.proj = nn.Conv2d(in_chans, embed_dim, self.patch_size, self.patch_size, device=device, dtype=dtype)
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """(height, width) of `img_size` in patches."""
+        return self.dynamic_feat_size(self.img_size)
+
+    @property
+    def num_patches(self) -> int:
+        """Tokens of an image of `img_size`."""
+        return self.grid_size[0] * self.grid_size[1]
+
+    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) in patches of an image of `img_size` pixels, started patches included."""
+        return -(-img_size[0] // self.patch_size[0]), -(-img_size[1] // self.patch_size[1])
+
+    def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
+        """Pixels per patch: the larger side, or (height, width)."""
+        return max(self.patch_size) if as_scalar else self.patch_size
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, in_chans, H, W) pixels -> (B, T, embed_dim) tokens in raster order, and their grid (height, width)."""
+        if x.ndim != 4 or x.shape[1] != self.in_chans:
+            raise ValueError(f"images must have shape (B, {self.in_chans}, H, W), not {tuple(x.shape)}")
+        patch_height, patch_width = self.patch_size
+        x = F.pad(x, (0, -x.shape[3] % patch_width, 0, -x.shape[2] % patch_height))
+        height, width = x.shape[2] // patch_height, x.shape[3] // patch_width
+        patches = x.unflatten(3, (width, patch_width)).unflatten(2, (height, patch_height))
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias), (height, width)

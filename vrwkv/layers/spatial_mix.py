@@ -1,0 +1,103 @@
+"""Spatial mix of Vision-RWKV: every token gathers from all others through Bi-WKV, gated by its receptance."""
+
+import torch
+from torch import Tensor, nn
+
+from vrwkv.layers.initialisation import fancy_bonus, fancy_decay, fancy_mix
+from vrwkv.layers.token_shift import TokenShift
+from vrwkv.ops import bi_wkv, bi_wkv_published
+
+INIT_MODES = ("fancy", "local", "global")
+FORMULAS = ("paper", "published")
+
+
+class SpatialMix(nn.Module):
+    """The token mixer of VRWKV-T/S/B/L (arXiv 2403.02308, section 3; released class VRWKV_SpatialMix).
+
+    k, v and r are linear in the token mixed with its shifted neighbours; y = Bi-WKV(decay, bonus, k, v); the output is
+    linear in sigmoid(r) · y.
+
+    Args:
+        dim: channels.
+        layer: index of the block, from 0; only the starting values depend on it.
+        depth: number of blocks; likewise.
+        shift_pixel: distance of the token shift; 0 leaves out the shift and its parameters.
+        channel_gamma: share of channels shifted in each direction.
+        key_norm: normalise the output of Bi-WKV (the published name says key).
+        init_mode: "fancy", "local" or "global", the published starting values.
+        formula: "paper" for Bi-WKV as the paper has it, "published" for what the released kernels compute.
+        backend: backend of the op; by default the best that can run.
+        device, dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        layer: int = 0,
+        depth: int = 1,
+        shift_pixel: int = 1,
+        channel_gamma: float = 0.25,
+        key_norm: bool = False,
+        init_mode: str = "fancy",
+        formula: str = "paper",
+        backend: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if init_mode not in INIT_MODES:
+            raise ValueError(f"init_mode must be one of {INIT_MODES}, not {init_mode!r}")
+        if formula not in FORMULAS:
+            raise ValueError(f"formula must be one of {FORMULAS}, not {formula!r}")
+        factory = {"device": device, "dtype": dtype}
+        self.layer, self.depth, self.init_mode = layer, depth, init_mode
+        self.formula, self.backend = formula, backend
+        self.token_shift = TokenShift(1, shift_pixel, channel_gamma) if shift_pixel > 0 else None
+        self.decay = nn.Parameter(torch.empty(dim, **factory))
+        self.bonus = nn.Parameter(torch.empty(dim, **factory))
+        if self.token_shift is not None:
+            self.mix_k = nn.Parameter(torch.empty(dim, **factory))
+            self.mix_v = nn.Parameter(torch.empty(dim, **factory))
+            self.mix_r = nn.Parameter(torch.empty(dim, **factory))
+        self.key = nn.Linear(dim, dim, bias=False, **factory)
+        self.value = nn.Linear(dim, dim, bias=False, **factory)
+        self.receptance = nn.Linear(dim, dim, bias=False, **factory)
+        self.key_norm = nn.LayerNorm(dim, **factory) if key_norm else nn.Identity()
+        self.output = nn.Linear(dim, dim, bias=False, **factory)
+        self.reset_mix_parameters()
+
+    @torch.no_grad()
+    def reset_mix_parameters(self) -> None:
+        """Set decay, bonus and mixes to the published starting values; the matrices are left alone."""
+        dim, device = self.decay.shape[0], self.decay.device
+        fancy = self.init_mode == "fancy"
+        flat = 1.0 if self.init_mode == "local" else 0.0
+        if fancy:
+            self.decay.copy_(fancy_decay(dim, self.layer, self.depth, -5.0, 3.0, device))
+            self.bonus.copy_(fancy_bonus(dim, device))
+        else:
+            self.decay.fill_(flat)
+            self.bonus.fill_(flat)
+        if self.token_shift is not None:
+            for mix, role in ((self.mix_k, "key"), (self.mix_v, "value"), (self.mix_r, "receptance")):
+                if fancy:
+                    mix.copy_(fancy_mix(dim, self.layer, self.depth, role, device))
+                else:
+                    mix.fill_(1.0 if self.init_mode == "local" else 0.5)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, T, C) tokens in raster order over grid (height, width) -> (B, T, C)."""
+        if self.token_shift is None:
+            x_k = x_v = x_r = x
+        else:
+            shifted = self.token_shift(x, grid)
+            difference = x - shifted
+            x_k, x_v, x_r = (shifted + difference * mix for mix in (self.mix_k, self.mix_v, self.mix_r))
+        k, v = self.key(x_k), self.value(x_v)
+        gate = torch.sigmoid(self.receptance(x_r))
+        if self.formula == "published":
+            y = bi_wkv_published(self.decay, self.bonus, k, v)
+        else:
+            y = bi_wkv(self.decay, self.bonus, k, v, backend=self.backend)
+        return self.output(gate * self.key_norm(y))

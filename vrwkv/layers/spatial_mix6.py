@@ -1,0 +1,107 @@
+"""Spatial mix of VRWKV6 and RWKV-CLIP: bidirectional RWKV-6 with data-dependent mixing and decay."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vrwkv.layers.initialisation import fancy_bonus6, fancy_decay, fancy_mix
+from vrwkv.layers.token_shift import TokenShift
+from vrwkv.ops import bi_wkv6
+
+MIX_RANK = 32
+DECAY_RANK = 64
+
+
+class SpatialMix6(nn.Module):
+    """The token mixer of VRWKV6-T/S/B and of RWKV-CLIP's image tower (released classes VRWKV_SpatialMix_V6).
+
+    The token is mixed with its shifted neighbours by learnt weights plus a low-rank correction computed from the token
+    itself; from the five mixtures come the decay w, the key k, the value v, the receptance r and the gate g.
+    y = Bi-WKV6(r, k, v, w, bonus), normalised per head; the output is linear in y · silu(g).
+
+    Args:
+        dim: channels.
+        num_heads: heads of the mixer, and of the token shift; by default heads of 64 channels.
+        layer, depth: index of the block and number of blocks; only the starting values depend on them.
+        shift_pixel: distance of the token shift; 0 mixes each token with itself.
+        channel_gamma: share of a head's channels shifted in each direction.
+        key_norm: normalise the output of Bi-WKV6 over all channels before the norm per head.
+        norm_eps: epsilon of the norm per head.
+        backend: backend of the op; by default the best that can run.
+        device, dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int | None = None,
+        *,
+        layer: int = 0,
+        depth: int = 1,
+        shift_pixel: int = 1,
+        channel_gamma: float = 0.25,
+        key_norm: bool = False,
+        norm_eps: float = 1e-5,
+        backend: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        num_heads = num_heads if num_heads is not None else max(dim // 64, 1)
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"num_heads must divide dim {dim}, not {num_heads}")
+        factory = {"device": device, "dtype": dtype}
+        self.num_heads, self.layer, self.depth, self.norm_eps, self.backend = num_heads, layer, depth, norm_eps, backend
+        self.token_shift = TokenShift(num_heads, shift_pixel, channel_gamma)
+        for role in "xwkvrg":
+            self.register_parameter(f"mix_{role}", nn.Parameter(torch.empty(dim, **factory)))
+        self.mix_down = nn.Parameter(torch.empty(dim, 5 * MIX_RANK, **factory))
+        self.mix_up = nn.Parameter(torch.empty(5, MIX_RANK, dim, **factory))
+        self.decay = nn.Parameter(torch.empty(dim, **factory))
+        self.decay_down = nn.Parameter(torch.empty(dim, DECAY_RANK, **factory))
+        self.decay_up = nn.Parameter(torch.empty(DECAY_RANK, dim, **factory))
+        self.bonus = nn.Parameter(torch.empty(num_heads, dim // num_heads, **factory))
+        self.receptance = nn.Linear(dim, dim, bias=False, **factory)
+        self.key = nn.Linear(dim, dim, bias=False, **factory)
+        self.value = nn.Linear(dim, dim, bias=False, **factory)
+        self.gate = nn.Linear(dim, dim, bias=False, **factory)
+        self.key_norm = nn.LayerNorm(dim, **factory) if key_norm else nn.Identity()
+        self.head_norm = nn.GroupNorm(num_heads, dim, eps=norm_eps, **factory)
+        self.output = nn.Linear(dim, dim, bias=False, **factory)
+        self.reset_mix_parameters()
+
+    @torch.no_grad()
+    def reset_mix_parameters(self) -> None:
+        """Set mixes, decay and bonus to the published starting values; the square matrices are left alone."""
+        dim, device = self.decay.shape[0], self.decay.device
+        roles = {"x": "key", "w": "key", "k": "key", "v": "value", "r": "receptance", "g": "receptance"}
+        for letter, role in roles.items():
+            # Here the mix weighs the shifted token, in Bi-WKV's layers the token itself.
+            getattr(self, f"mix_{letter}").copy_(1 - fancy_mix(dim, self.layer, self.depth, role, device))
+        self.decay.copy_(fancy_decay(dim, self.layer, self.depth, -6.0, -1.0, device))
+        self.bonus.copy_(fancy_bonus6(dim, self.layer, self.depth, device).view_as(self.bonus))
+        for low_rank in (self.mix_down, self.mix_up, self.decay_down, self.decay_up):
+            nn.init.uniform_(low_rank, -1e-4, 1e-4)
+
+    def shift(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What each token sees of its neighbours: (B, T, C) -> (B, T, C)."""
+        return self.token_shift(x, grid)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, T, C) tokens in raster order over grid (height, width) -> (B, T, C)."""
+        difference = self.shift(x, grid) - x
+        low_rank = torch.tanh((x + difference * self.mix_x) @ self.mix_down).unflatten(-1, (5, MIX_RANK))
+        corrections = torch.einsum("btfr,frc->fbtc", low_rank, self.mix_up)
+        mixes = (self.mix_w, self.mix_k, self.mix_v, self.mix_r, self.mix_g)
+        x_w, x_k, x_v, x_r, x_g = (
+            x + difference * (mix + correction) for mix, correction in zip(mixes, corrections, strict=True)
+        )
+        w = self.decay + torch.tanh(x_w @ self.decay_down) @ self.decay_up
+        r, k, v, w = (
+            tensor.unflatten(-1, (self.num_heads, -1))
+            for tensor in (self.receptance(x_r), self.key(x_k), self.value(x_v), w)
+        )
+        gate = F.silu(self.gate(x_g))
+        y = self.key_norm(bi_wkv6(r, k, v, w, self.bonus, backend=self.backend).flatten(2))
+        y = self.head_norm(y.flatten(0, 1)).view_as(y)
+        return self.output(y * gate)

@@ -1,0 +1,16 @@
+"""Differentiable token mixers. One folder each; `naive.py` is the definition, the other files compute it faster."""
+
+from vrwkv.ops.bi_wkv import bi_wkv, bi_wkv_published
+from vrwkv.ops.bi_wkv6 import bi_wkv6
+from vrwkv.ops.dispatch import available_backends, explain_backends
+from vrwkv.ops.token_shift import bi_shift, q_shift
+
+__all__ = [
+    "available_backends",
+    "bi_shift",
+    "bi_wkv",
+    "bi_wkv6",
+    "bi_wkv_published",
+    "explain_backends",
+    "q_shift",
+]

@@ -1,0 +1,33 @@
+"""Bi-WKV by its definition: every token weighs every other. O(T²) memory; the oracle that faster backends answer to."""
+
+import torch
+from torch import Tensor
+
+
+def bi_wkv_naive(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+    """Weighted mean of `v` over all tokens, with weights that fall (or grow) with distance.
+
+    Vision-RWKV (arXiv 2403.02308), Eq. 5:
+    y_t = Σ_i M(t, i) e^{k_i} v_i / Σ_i M(t, i) e^{k_i},  M(t, i) = e^{-decay/T (|t-i|-1)} for i ≠ t,  M(t, t) = e^{bonus/T}.
+
+    Args:
+        decay: (C,) decay over the length of the sequence; may be negative.
+        bonus: (C,) extra weight of a token for itself, on the same scale.
+        k: (B, T, C) keys.
+        v: (B, T, C) values.
+        cu_seqlens: (N+1,) boundaries of N sequences packed in a batch of one.
+
+    Returns:
+        (B, T, C), dtype of `v`. Each channel stays within the range of its values.
+    """
+    if cu_seqlens is not None:
+        lengths = cu_seqlens.diff().tolist()
+        pieces = zip(k.split(lengths, dim=1), v.split(lengths, dim=1), strict=True)
+        return torch.cat([bi_wkv_naive(decay, bonus, piece_k, piece_v) for piece_k, piece_v in pieces], dim=1)
+    compute = torch.promote_types(v.dtype, torch.float32)
+    decay, bonus, keys, values = (tensor.to(compute) for tensor in (decay, bonus, k, v))
+    num_tokens = k.shape[1]
+    position = torch.arange(num_tokens, device=k.device)
+    distance = (position[:, None] - position[None, :]).abs()[..., None]
+    log_weight = torch.where(distance == 0, bonus, -decay * (distance - 1)) / num_tokens  # (T, T, C): target, source
+    return torch.einsum("btsc,bsc->btc", torch.softmax(log_weight + keys[:, None], dim=2), values).to(v.dtype)

@@ -1,0 +1,88 @@
+"""The portable backend of Bi-WKV6 as one differentiable operator, which compilers and checkpointing see as one node."""
+
+import torch
+from torch import Tensor
+
+from vrwkv.ops.bi_wkv6.chunked import bi_wkv6_chunked, bi_wkv6_chunked_backward
+from vrwkv.ops.packing import Packing
+
+
+def bi_wkv6_torch(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+    """Bi-WKV6 with plain torch ops on any device, O(T) time and memory; arguments as `vrwkv.ops.bi_wkv6`."""
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+        if cu_seqlens is not None:
+            raise ValueError("cu_seqlens cannot be exported: the number of packed sequences is data; export a batch")
+        return _forward(r, k, v, w, u, None)
+    return _bi_wkv6(r, k, v, w, u, cu_seqlens)
+
+
+def _forward(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    compute = torch.promote_types(v.dtype, torch.float32)
+    packing = None if cu_seqlens is None else Packing.from_boundaries(cu_seqlens)
+    tokens = [_unpack(tensor.to(compute), packing) for tensor in (r, k, v, w)]
+    with torch.autocast(v.device.type, enabled=False):
+        y = bi_wkv6_chunked(*tokens, u.to(compute))
+    return _pack(y, packing).to(v.dtype)
+
+
+def _backward(
+    grad: Tensor, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    compute = torch.promote_types(v.dtype, torch.float32)
+    packing = None if cu_seqlens is None else Packing.from_boundaries(cu_seqlens)
+    tokens = [_unpack(tensor.to(compute), packing) for tensor in (grad, r, k, v, w)]
+    with torch.autocast(v.device.type, enabled=False):
+        *grads, grad_u = bi_wkv6_chunked_backward(*tokens, u.to(compute))
+    grad_r, grad_k, grad_v, grad_w = (
+        _pack(tensor, packing).to(like.dtype) for tensor, like in zip(grads, (r, k, v, w), strict=True)
+    )
+    return grad_r, grad_k, grad_v, grad_w, grad_u.to(u.dtype)
+
+
+def _unpack(tensor: Tensor, packing: Packing | None) -> Tensor:
+    return tensor if packing is None else packing.unpack(tensor, 0.0)
+
+
+def _pack(tensor: Tensor, packing: Packing | None) -> Tensor:
+    return tensor if packing is None else packing.pack(tensor)
+
+
+@torch.library.custom_op("vrwkv::bi_wkv6", mutates_args=())
+def _bi_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    return _forward(r, k, v, w, u, cu_seqlens)
+
+
+@_bi_wkv6.register_fake
+def _(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    return v.new_empty(v.shape)
+
+
+@torch.library.custom_op("vrwkv::bi_wkv6_backward", mutates_args=())
+def _bi_wkv6_backward(
+    grad: Tensor, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _backward(grad, r, k, v, w, u, cu_seqlens)
+
+
+@_bi_wkv6_backward.register_fake
+def _(
+    grad: Tensor, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return (
+        r.new_empty(r.shape),
+        k.new_empty(k.shape),
+        v.new_empty(v.shape),
+        w.new_empty(w.shape),
+        u.new_empty(u.shape),
+    )
+
+
+def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+    return (*_bi_wkv6_backward(grad, *ctx.saved_tensors), None)
+
+
+_bi_wkv6.register_autograd(_differentiate, setup_context=_save_for_backward)
