@@ -1,5 +1,7 @@
 """One RWKV block: spatial mix and channel mix, each with its norm, layer scale and residual."""
 
+from typing import Any
+
 import torch
 from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
@@ -49,8 +51,8 @@ class Block(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
-        shared = {
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        shared: dict[str, Any] = {
             "layer": layer,
             "depth": depth,
             "shift_pixel": shift_pixel,

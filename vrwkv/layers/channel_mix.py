@@ -1,5 +1,7 @@
 """Channel mix: the gated feed-forward of an RWKV block."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +42,7 @@ class ChannelMix(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         hidden_dim = hidden_dim if hidden_dim is not None else 4 * dim
         self.layer, self.depth, self.init_mode = layer, depth, init_mode
         self.token_shift = TokenShift(num_heads, shift_pixel, channel_gamma) if shift_pixel > 0 else None

@@ -1,5 +1,7 @@
 """Spatial mix of Vision-RWKV: every token gathers from all others through Bi-WKV, gated by its receptance."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -50,7 +52,7 @@ class SpatialMix(nn.Module):
             raise ValueError(f"init_mode must be one of {INIT_MODES}, not {init_mode!r}")
         if formula not in FORMULAS:
             raise ValueError(f"formula must be one of {FORMULAS}, not {formula!r}")
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.layer, self.depth, self.init_mode = layer, depth, init_mode
         self.formula, self.backend = formula, backend
         self.token_shift = TokenShift(1, shift_pixel, channel_gamma) if shift_pixel > 0 else None

@@ -1,5 +1,7 @@
 """Spatial mix of VRWKV6 and RWKV-CLIP: bidirectional RWKV-6 with data-dependent mixing and decay."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,7 +52,7 @@ class SpatialMix6(nn.Module):
         num_heads = num_heads if num_heads is not None else max(dim // 64, 1)
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f"num_heads must divide dim {dim}, not {num_heads}")
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.num_heads, self.layer, self.depth, self.norm_eps, self.backend = num_heads, layer, depth, norm_eps, backend
         self.token_shift = TokenShift(num_heads, shift_pixel, channel_gamma)
         for role in "xwkvrg":

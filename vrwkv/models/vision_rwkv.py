@@ -146,7 +146,7 @@ class VisionRWKV(nn.Module):
         return global_pool
 
     def _build_head(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> nn.Module:
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         if self.num_classes == 0:
             return nn.Identity()
         if self.head_hidden_dim is None:

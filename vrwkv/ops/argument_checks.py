@@ -1,6 +1,7 @@
 """Checks on op arguments: each failure is a ValueError that names the argument and says what it should have been."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -60,6 +61,6 @@ def check_cu_seqlens(cu_seqlens: Tensor | None, batch: int, tokens: int, device:
     if (
         boundaries[0] != 0
         or boundaries[-1] != tokens
-        or any(a >= b for a, b in zip(boundaries, boundaries[1:], strict=False))
+        or any(a >= b for a, b in pairwise(boundaries))
     ):
         raise ValueError(f"cu_seqlens must increase from 0 to the number of tokens, {tokens}; it is {boundaries}")

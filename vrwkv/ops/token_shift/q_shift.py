@@ -1,5 +1,7 @@
 """Q-shift: each quarter of the channels looks at another neighbour on the grid."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,7 +44,7 @@ def q_shift(x: Tensor, grid: tuple[int, int], *, num_heads: int = 1, shift: int 
         return x
     head_dim = x.shape[2] // num_heads
     bounds = [int(head_dim * gamma * group) for group in range(5)]
-    sizes = [end - start for start, end in zip(bounds, bounds[1:], strict=False)] + [head_dim - bounds[-1]]
+    sizes = [end - start for start, end in pairwise(bounds)] + [head_dim - bounds[-1]]
     maps = x.unflatten(2, (num_heads, head_dim)).unflatten(1, (height, width))
     left, right, above, below, unmoved = maps.split(sizes, dim=-1)
     # Padding names the last axis first: channel, head, width, height.

@@ -1,0 +1,93 @@
+"""A few image files against a few class names: what `zero_shot.py RUN --image a.png --classes cat dog` prints."""
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from rwkv_clip.evaluate.embedding import ImageTextModel, Tokenizer, check_batch_size, evaluation_mode, unit_features
+from rwkv_clip.evaluate.prompts import Template
+from rwkv_clip.evaluate.zero_shot import class_embeddings
+from vrwkv.errors import InputError
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image file as RGB, turned upright as its EXIF orientation says; transparent parts are shown on white.
+
+    Raises:
+        InputError: the file is missing (close names in its folder are given), or is not an image, or is cut short.
+    """
+    if not path.is_file():
+        siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = get_close_matches(path.name, siblings, n=1)
+        raise InputError(f"image file {path} does not exist" + (f"; did you mean {close[0]}?" if close else ""))
+    try:
+        with Image.open(path) as image:
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read as an image: {reason}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit grey values at 255, which turns most of the picture white.
+        values = np.asarray(image)
+        return Image.fromarray((values // 257 if values.max() > 255 else values).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layers = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
+    return image.convert("RGB")
+
+
+def classify_images(
+    model: ImageTextModel,
+    preprocess: Callable[[Image.Image], Tensor],
+    tokenizer: Tokenizer,
+    images: Sequence[Path],
+    class_names: Sequence[str],
+    templates: Sequence[Template],
+    device: torch.device | str = "cpu",
+    batch_size: int = 64,
+    read: Callable[[Path], Image.Image] = read_image,
+) -> list[list[tuple[str, float]]]:
+    """The classes of each image with their probabilities, best first.
+
+    The probability is softmax over the classes of exp(logit_scale) times the cosine, in float32. Classes of equal score
+    stand in the order given.
+
+    Args:
+        model: on `device` already.
+        preprocess: maps a PIL image to the model's input (3, H, W).
+        tokenizer: maps strings to token ids.
+        images: image files.
+        class_names: C distinct names.
+        templates: as `class_embeddings`.
+        device: where inputs are moved to.
+        batch_size: images, and prompts, encoded at once.
+        read: opens one file.
+
+    Raises:
+        InputError: no images, an unreadable one, or class names or templates that `class_embeddings` refuses.
+    """
+    if not images:
+        raise InputError("no image files given")
+    check_batch_size(batch_size)
+    weights = class_embeddings(model, tokenizer, class_names, templates, device, batch_size).to(device)
+    ranked = []
+    with evaluation_mode(model):
+        for start in range(0, len(images), batch_size):
+            pixels = torch.stack([preprocess(read(path)) for path in images[start : start + batch_size]])
+            features = unit_features(model.encode_image, pixels, device)
+            with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
+                logits = (model.logit_scale.float().exp() * features @ weights.T).cpu()
+            # Ranked by logit, because far-off classes may all round to a probability of 0.
+            order = logits.argsort(dim=1, descending=True, stable=True)
+            probabilities = logits.softmax(dim=1)
+            for row in range(len(pixels)):
+                ranked.append([(class_names[index], probabilities[row, index].item()) for index in order[row].tolist()])
+    return ranked

@@ -1,0 +1,150 @@
+"""Zero-shot classification: an image belongs to the class whose sentences lie nearest to it.
+
+A class is represented by the mean over templates of its normalised prompt embeddings, normalised again. Scores are
+cosines in float32. The script published with RWKV-CLIP stored 100 times the cosine in an integer tensor, which made
+most classes tie; its numbers are therefore not comparable to the last digit.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rwkv_clip.evaluate.embedding import (
+    ImageTextModel,
+    Tokenizer,
+    check_batch_size,
+    evaluation_mode,
+    progress,
+    unit_features,
+)
+from rwkv_clip.evaluate.prompts import Template, check_prompts, render_prompt
+from vrwkv.errors import InputError
+from vrwkv.evaluate.classification import (
+    accuracy_within,
+    confusion_matrix,
+    mean_per_class_accuracy,
+    predicted_classes,
+    target_ranks,
+)
+
+
+@dataclass(frozen=True)
+class ZeroShotResult:
+    """Accuracies as fractions, and the predictions they come from (see `vrwkv.evaluate.classification` for ties)."""
+
+    top1: float
+    top5: float
+    """1 when there are at most five classes."""
+    mean_per_class: float
+    """Over the classes that occur among the targets."""
+    samples: int
+    confusion: Tensor
+    """(C, C) int64: row = true class, column = predicted class."""
+    predictions: Tensor
+    """(N,) int64."""
+    targets: Tensor
+    """(N,) int64."""
+
+    def metrics(self) -> dict[str, float | int]:
+        """The numbers under their names in results.json."""
+        return {
+            "zero_shot_top1": self.top1,
+            "zero_shot_top5": self.top5,
+            "zero_shot_mean_per_class": self.mean_per_class,
+            "zero_shot_samples": self.samples,
+        }
+
+
+def class_embeddings(
+    model: ImageTextModel,
+    tokenizer: Tokenizer,
+    class_names: Sequence[str],
+    templates: Sequence[Template],
+    device: torch.device | str = "cpu",
+    batch_size: int = 256,
+) -> Tensor:
+    """normalize(mean over templates(normalize(text embedding))) of each class.
+
+    Prompts are made, tokenised and encoded `batch_size` at a time, so memory does not grow with classes x templates.
+
+    Args:
+        model: on `device` already.
+        tokenizer: maps strings to token ids.
+        class_names: C distinct names.
+        templates: format strings with `{}` or `{c}`, or functions of the class name.
+        device: where the token ids are moved to.
+        batch_size: prompts encoded at once.
+
+    Returns:
+        (C, D) float32 on the CPU, rows of length 1.
+
+    Raises:
+        InputError: class names or templates that `check_prompts` refuses, or a batch size below 1.
+    """
+    check_prompts(class_names, templates)
+    check_batch_size(batch_size)
+    num_prompts = len(class_names) * len(templates)
+    sums: Tensor | None = None
+    with evaluation_mode(model):
+        for start in progress(range(0, num_prompts, batch_size), "prompts"):
+            positions = range(start, min(start + batch_size, num_prompts))
+            owners = torch.tensor([position // len(templates) for position in positions])
+            prompts = [
+                render_prompt(templates[position % len(templates)], class_names[position // len(templates)])
+                for position in positions
+            ]
+            features = unit_features(model.encode_text, tokenizer(prompts), device).cpu()
+            if sums is None:
+                sums = torch.zeros(len(class_names), features.shape[1], dtype=torch.float64)
+            sums.index_add_(0, owners, features.double())
+    assert sums is not None
+    return F.normalize(sums / len(templates), dim=-1).float()
+
+
+def zero_shot_classification(
+    model: ImageTextModel,
+    batches: Iterable[Mapping[str, Tensor]],
+    class_weights: Tensor,
+    device: torch.device | str = "cpu",
+) -> ZeroShotResult:
+    """Classify labelled images by their nearest class embedding.
+
+    Only the rank of the target and the prediction are kept of each image, never the scores of the whole set.
+
+    Args:
+        model: on `device` already.
+        batches: each with "image" (B, 3, H, W), preprocessed, and "label" (B,), indices into the classes.
+        class_weights: (C, D) from `class_embeddings`.
+        device: where images and class weights are moved to.
+
+    Raises:
+        InputError: no images, batches without labels, or a label that is no class.
+    """
+    weights = class_weights.to(device, torch.float32)
+    ranks, predictions, targets = [], [], []
+    with evaluation_mode(model):
+        for batch in progress(batches, "zero-shot"):
+            if "label" not in batch:
+                raise InputError("zero-shot classification needs a labelled evaluation set, and this one has no labels")
+            features = unit_features(model.encode_image, batch["image"], device)
+            with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
+                scores = (features @ weights.T).cpu()
+            labels = batch["label"].cpu().long()
+            ranks.append(target_ranks(scores, labels))
+            predictions.append(predicted_classes(scores, labels))
+            targets.append(labels)
+    if not targets:
+        raise InputError("no images to classify: the evaluation set is empty")
+    all_ranks, all_predictions, all_targets = torch.cat(ranks), torch.cat(predictions), torch.cat(targets)
+    return ZeroShotResult(
+        top1=accuracy_within(all_ranks, 1),
+        top5=accuracy_within(all_ranks, 5),
+        mean_per_class=mean_per_class_accuracy(all_targets, all_predictions),
+        samples=len(all_targets),
+        confusion=confusion_matrix(all_targets, all_predictions, weights.shape[0]),
+        predictions=all_predictions,
+        targets=all_targets,
+    )

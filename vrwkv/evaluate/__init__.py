@@ -1,0 +1,1 @@
+"""Evaluation of vision models: metrics that know scores and targets, but no model."""
