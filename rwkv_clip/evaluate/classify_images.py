@@ -4,44 +4,32 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from rwkv_clip.evaluate.embedding import ImageTextModel, Tokenizer, check_batch_size, evaluation_mode, unit_features
 from rwkv_clip.evaluate.prompts import Template
 from rwkv_clip.evaluate.zero_shot import class_embeddings
+from vrwkv.data.source import CorruptSample, open_image
 from vrwkv.errors import InputError
 
 
 def read_image(path: Path) -> Image.Image:
-    """An image file as RGB, turned upright as its EXIF orientation says; transparent parts are shown on white.
+    """An image file as upright RGB, decoded as the training data is.
 
     Raises:
-        InputError: the file is missing (close names in its folder are given), or is not an image, or is cut short.
+        InputError: the file is missing (a close name in its folder is given), or is not an image, or is cut short.
     """
+    path = Path(path)
     if not path.is_file():
         siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         close = get_close_matches(path.name, siblings, n=1)
         raise InputError(f"image file {path} does not exist" + (f"; did you mean {close[0]}?" if close else ""))
     try:
-        with Image.open(path) as image:
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read as an image: {reason}") from None
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow would clip 16-bit grey values at 255, which turns most of the picture white.
-        values = np.asarray(image)
-        return Image.fromarray((values // 257 if values.max() > 255 else values).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        layers = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
-    return image.convert("RGB")
+        return open_image(path)
+    except CorruptSample as corrupt:
+        raise InputError(f"{path} cannot be read as an image: {corrupt.reason}") from None
 
 
 def classify_images(
@@ -53,7 +41,6 @@ def classify_images(
     templates: Sequence[Template],
     device: torch.device | str = "cpu",
     batch_size: int = 64,
-    read: Callable[[Path], Image.Image] = read_image,
 ) -> list[list[tuple[str, float]]]:
     """The classes of each image with their probabilities, best first.
 
@@ -69,7 +56,6 @@ def classify_images(
         templates: as `class_embeddings`.
         device: where inputs are moved to.
         batch_size: images, and prompts, encoded at once.
-        read: opens one file.
 
     Raises:
         InputError: no images, an unreadable one, or class names or templates that `class_embeddings` refuses.
@@ -81,7 +67,7 @@ def classify_images(
     ranked = []
     with evaluation_mode(model):
         for start in range(0, len(images), batch_size):
-            pixels = torch.stack([preprocess(read(path)) for path in images[start : start + batch_size]])
+            pixels = torch.stack([preprocess(read_image(path)) for path in images[start : start + batch_size]])
             features = unit_features(model.encode_image, pixels, device)
             with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
                 logits = (model.logit_scale.float().exp() * features @ weights.T).cpu()

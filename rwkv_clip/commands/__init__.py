@@ -1,0 +1,1 @@
+"""The console commands; `tools/*.py` are doors to the same functions."""
