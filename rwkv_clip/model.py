@@ -11,10 +11,9 @@ import timm
 import torch
 from open_clip.model import CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from torch import nn
 
 from rwkv_clip.open_clip_adapter import register
-from rwkv_clip.published import load_published, open_clip_config
+from rwkv_clip.published import from_published_names, open_clip_config
 from rwkv_clip.text import MIXERS
 from vrwkv.errors import InputError
 from vrwkv.models.containers import read_state_dict
@@ -28,7 +27,7 @@ class ImageTowerConfig:
     """The image encoder. Fields left null keep the architecture's own values."""
 
     architecture: str = "rwkv_clip_base_patch32_224"
-    """Any image model of timm or of this toolkit (vrwkv_tiny_patch16_224, vrwkv6_small_patch16_224, vit_tiny_..., ...)."""
+    """Any image model of timm or of this toolkit: vrwkv_tiny_patch16_224, vrwkv6_small_patch16_224, vit_tiny_..."""
     image_size: int = 224
     """Pixels on each side that images are resized to."""
     patch_size: int | None = None
@@ -91,16 +90,25 @@ class ModelConfig:
         for name, value in (
             ("embed_dim", self.embed_dim),
             ("image.image_size", self.image.image_size),
+            ("image.patch_size", self.image.patch_size),
+            ("image.embed_dim", self.image.embed_dim),
+            ("image.depth", self.image.depth),
+            ("image.num_heads", self.image.num_heads),
+            ("image.mlp_ratio", self.image.mlp_ratio),
             ("text.depth", self.text.depth),
             ("text.num_heads", self.text.num_heads),
+            ("text.mlp_ratio", self.text.mlp_ratio),
             ("text.context_length", self.text.context_length),
             ("init_temperature", self.init_temperature),
         ):
-            if value <= 0:
+            if value is not None and value <= 0:
                 raise InputError(f"model.{name} must be positive, not {value}")
+        if not 0 <= self.image.drop_path_rate < 1:
+            raise InputError(f"model.image.drop_path_rate must lie in [0, 1), not {self.image.drop_path_rate}")
         if self.embed_dim % (2 * self.text.num_heads):
             raise InputError(
-                f"model.text.num_heads {self.text.num_heads} does not split embed_dim {self.embed_dim} into heads of even size"
+                f"model.text.num_heads {self.text.num_heads} does not split embed_dim {self.embed_dim} "
+                "into heads of even size"
             )
 
     def to_open_clip(self) -> dict[str, Any]:
@@ -152,18 +160,20 @@ def create_model(config: ModelConfig | dict[str, Any]) -> CustomTextCLIP:
     arguments.pop("custom_text", None)
     try:
         return CustomTextCLIP(**arguments, output_dict=True)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"the model cannot be built: {error}") from None
+    except InputError:
+        raise
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        # timm's and torch's ways of refusing a constructor's arguments.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"the model cannot be built: {reason}") from error
 
 
-def preprocess_config(model: nn.Module) -> PreprocessCfg:
+def preprocess_config(model: Any) -> PreprocessCfg:
     """Size and normalisation of the images that `model` expects: OpenAI's statistics, the model's size."""
     return PreprocessCfg(size=model.visual.image_size)
 
 
-def tokenizer_of(model: nn.Module) -> open_clip.SimpleTokenizer:
+def tokenizer_of(model: Any) -> open_clip.SimpleTokenizer:
     """The CLIP tokenizer, cut to the model's context length."""
     return open_clip.SimpleTokenizer(context_length=model.context_length)
 
@@ -173,9 +183,7 @@ def save_metadata(config: ModelConfig) -> dict[str, str]:
     return {METADATA_KEY: json.dumps(config.to_open_clip())}
 
 
-def load(
-    path: str | Path, device: torch.device | str = "cpu"
-) -> tuple[CustomTextCLIP, Any, open_clip.SimpleTokenizer]:
+def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[CustomTextCLIP, Any, open_clip.SimpleTokenizer]:
     """A trained model, ready to encode.
 
     Args:
@@ -196,7 +204,7 @@ def load(
     state_dict = {strip_prefixes(name): tensor for name, tensor in read_state_dict(path).items()}
     if "image_model.pos_embed" in state_dict:
         model = create_model(open_clip_config(state_dict))
-        load_published(model, state_dict)
+        load_strictly(model, from_published_names(model, state_dict), str(path))
     else:
         model = create_model(_config_in_file(path))
         load_strictly(model, state_dict, str(path))
@@ -213,6 +221,7 @@ def _config_in_file(path: Path) -> dict[str, Any]:
             metadata = file.metadata()
     if not metadata or METADATA_KEY not in metadata:
         raise InputError(
-            f"{path} does not say which model it holds; give a run folder, its model.safetensors or a published RWKV-CLIP file"
+            f"{path} does not say which model it holds; "
+            "give a run folder, its model.safetensors or a published RWKV-CLIP file"
         )
     return json.loads(metadata[METADATA_KEY])

@@ -17,7 +17,6 @@ from torch import nn
 
 from rwkv_clip.text import TextTower
 from vrwkv.errors import InputError
-from vrwkv.models import registry
 
 MODEL_CONFIGS = Path(__file__).parent / "model_configs"
 
@@ -31,10 +30,12 @@ class ImageTower(TimmModel):
         image_size: pixels.
         pool: the model's own pooling.
         proj: "none" to use pooled features as they are, "linear" to project them to `embed_dim`.
+        drop_path: stochastic depth of the last block.
+        pretrained: start from timm's weights.
         model_kwargs: passed to the model's constructor.
 
     Raises:
-        InputError: without a projection, features of another width than `embed_dim`.
+        InputError: without a projection, features of another width than `embed_dim`; another kind of projection.
     """
 
     def __init__(
@@ -44,28 +45,56 @@ class ImageTower(TimmModel):
         image_size: int | tuple[int, int] = 224,
         pool: str = "avg",
         proj: str = "none",
+        drop_path: float | None = None,
+        pretrained: bool = False,
         model_kwargs: dict[str, Any] | None = None,
     ) -> None:
         nn.Module.__init__(self)
         self.image_size = to_2tuple(image_size)
         kwargs = dict(model_kwargs or {})
-        if model_name in registry.__all__:
-            kwargs.setdefault("img_size", image_size)
-        self.trunk = timm.create_model(model_name, num_classes=0, global_pool=pool, **kwargs)
-        self.head = nn.Sequential()
+        if drop_path is not None:
+            kwargs["drop_path_rate"] = drop_path
+        trunk: Any = timm.create_model(model_name, pretrained, num_classes=0, global_pool=pool, **kwargs)
+        if hasattr(trunk, "set_input_size"):
+            trunk.set_input_size(self.image_size)
+        self.trunk, self.head = trunk, nn.Sequential()
+        width = trunk.num_features
+        if proj not in ("none", "linear"):
+            raise InputError(f"timm_proj must be 'none' or 'linear', not {proj!r}")
         if proj == "linear":
-            self.head.append(nn.Linear(self.trunk.num_features, embed_dim, bias=False))
-        elif self.trunk.num_features != embed_dim:
+            self.head.append(nn.Linear(width, embed_dim, bias=False))
+        elif width != embed_dim:
             raise InputError(
-                f"image tower {model_name} has features of width {self.trunk.num_features}, but embed_dim is {embed_dim}; "
+                f"image tower {model_name} has features of width {width}, but embed_dim is {embed_dim}; "
                 "make them equal or project linearly"
             )
+
+
+def _build_image_tower(embed_dim: int, vision_cfg: dict[str, Any]) -> ImageTower:
+    names = {
+        "timm_model_name": "model_name",
+        "image_size": "image_size",
+        "timm_pool": "pool",
+        "timm_proj": "proj",
+        "timm_drop_path": "drop_path",
+        "timm_model_pretrained": "pretrained",
+        "timm_model_kwargs": "model_kwargs",
+    }
+    if unknown := set(vision_cfg) - set(names):
+        raise InputError(
+            f"vision_cfg has unknown keys {sorted(unknown)}; with timm_model_kwargs it knows {sorted(names)}"
+        )
+    if "timm_model_name" not in vision_cfg:
+        raise InputError("vision_cfg lacks timm_model_name, the model that timm_model_kwargs are for")
+    return ImageTower(embed_dim=embed_dim, **{names[key]: value for key, value in vision_cfg.items()})
 
 
 def _build_text_tower(embed_dim: int, text_cfg: dict[str, Any]) -> TextTower:
     known = {"rwkv_mixer", "context_length", "vocab_size", "width", "layers", "heads", "mlp_ratio", "tokenizer_kwargs"}
     if unknown := set(text_cfg) - known:
         raise InputError(f"text_cfg has unknown keys {sorted(unknown)}; an RWKV text tower knows {sorted(known)}")
+    if missing := {"width", "layers", "heads"} - set(text_cfg):
+        raise InputError(f"text_cfg lacks {sorted(missing)}, which an RWKV text tower needs")
     if text_cfg["width"] != embed_dim:
         raise InputError(f"text_cfg width {text_cfg['width']} must equal embed_dim {embed_dim}: there is no projection")
     return TextTower(
@@ -94,14 +123,7 @@ def register() -> None:
     @wraps(build_vision)
     def build_vision_tower(embed_dim: int, vision_cfg: Any, *args: Any, **kwargs: Any) -> nn.Module:
         if isinstance(vision_cfg, dict) and "timm_model_kwargs" in vision_cfg:
-            return ImageTower(
-                vision_cfg["timm_model_name"],
-                embed_dim,
-                vision_cfg.get("image_size", 224),
-                vision_cfg.get("timm_pool", "avg"),
-                vision_cfg.get("timm_proj", "none"),
-                vision_cfg["timm_model_kwargs"],
-            )
+            return _build_image_tower(embed_dim, vision_cfg)
         return build_vision(embed_dim, vision_cfg, *args, **kwargs)
 
     build_text_tower.knows_rwkv = True  # type: ignore[attr-defined]

@@ -11,15 +11,9 @@ from torch import Tensor, nn
 
 from rwkv_clip.text import TextTower
 from vrwkv.errors import InputError
+from vrwkv.models import VisionRWKV
 from vrwkv.models.containers import read_state_dict
-from vrwkv.models.published import (
-    BI_WKV6_NAMES,
-    load_strictly,
-    published_names,
-    rename,
-    strip_prefixes,
-    to_published as image_to_published,
-)
+from vrwkv.models.published import BI_WKV6_NAMES, load_strictly, published_names, published_shape, rename, renamed
 
 _TEXT = (
     (r"^token_embedding\.", "emb."),
@@ -42,37 +36,37 @@ def published_text_names(tower: TextTower) -> dict[str, str]:
 
 def text_to_published(tower: TextTower) -> dict[str, Tensor]:
     """State dict of a `TextTower` under the published names and shapes; tensors are shared."""
-    state_dict = {}
-    for name, published in published_text_names(tower).items():
-        tensor = tower.state_dict()[name]
-        threefold = tensor.ndim == 1 and (".time_maa_" in published or published.endswith(".time_decay"))
-        state_dict[published] = tensor[None, None] if threefold else tensor
-    return state_dict
+    names = published_text_names(tower)
+    return {names[name]: published_shape(names[name], tensor) for name, tensor in tower.state_dict().items()}
+
+
+def published_clip_names(model: Any) -> dict[str, str]:
+    """Our name -> published name for every tensor of a two-tower model that has one."""
+    return {
+        **{f"visual.trunk.{own}": f"image_model.{name}" for own, name in published_names(model.visual.trunk).items()},
+        "logit_scale": "logit_scale",
+        **{f"text.{own}": f"text_model.{name}" for own, name in published_text_names(model.text).items()},
+    }
 
 
 def to_published(model: nn.Module) -> dict[str, Tensor]:
-    """State dict of a two-tower model under the published names: `image_model.*`, `logit_scale`, `text_model.*`."""
-    state_dict = {f"image_model.{name}": tensor for name, tensor in image_to_published(model.visual.trunk).items()}
-    state_dict["logit_scale"] = model.logit_scale.detach()
-    state_dict |= {f"text_model.{name}": tensor for name, tensor in text_to_published(model.text).items()}
-    return state_dict
+    """State dict of a two-tower model under the published names: `image_model.*`, `logit_scale`, `text_model.*`.
+
+    Raises:
+        InputError: the model has parts that the published one lacks: a projection, a bias of the logits, another trunk.
+    """
+    for path, published_class in (("visual.trunk", VisionRWKV), ("text", TextTower)):
+        if not isinstance(tower := model.get_submodule(path), published_class):
+            raise InputError(f"only a {published_class.__name__} has a published form, not {type(tower).__name__}")
+    names, state_dict = published_clip_names(model), model.state_dict()
+    if extra := [name for name in state_dict if name not in names]:
+        raise InputError(f"published models have no {', '.join(extra)}")
+    return {names[name]: published_shape(names[name], tensor) for name, tensor in state_dict.items()}
 
 
 def from_published_names(model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published two-tower state dict under our names and shapes; unknown keys keep theirs."""
-    ours = {f"image_model.{published}": f"visual.trunk.{own}" for own, published in published_names(model.visual.trunk).items()}
-    ours |= {f"text_model.{published}": f"text.{own}" for own, published in published_text_names(model.text).items()}
-    return _renamed(model, state_dict, ours)
-
-
-def _renamed(model: nn.Module, state_dict: Mapping[str, Tensor], ours: Mapping[str, str]) -> dict[str, Tensor]:
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    renamed = {}
-    for name, tensor in state_dict.items():
-        own = ours.get(name, name)
-        fits = own in shapes and tensor.numel() == shapes[own].numel() and tensor.ndim != len(shapes[own])
-        renamed[own] = tensor.reshape(shapes[own]) if fits else tensor
-    return renamed
+    """A published two-tower state dict, in whatever prefixes, under our names and shapes; unknown keys keep theirs."""
+    return renamed(state_dict, {published: own for own, published in published_clip_names(model).items()})
 
 
 def load_published(model: nn.Module, source: str | Path | Mapping[str, Any]) -> None:
@@ -86,8 +80,7 @@ def load_published(model: nn.Module, source: str | Path | Mapping[str, Any]) -> 
         InputError: the file cannot be read, or keys are missing, unexpected or of another shape; they are listed.
     """
     where = "the state dict" if isinstance(source, Mapping) else str(source)
-    state_dict = {strip_prefixes(name): tensor for name, tensor in read_state_dict(source).items()}
-    load_strictly(model, from_published_names(model, state_dict), where)
+    load_strictly(model, from_published_names(model, read_state_dict(source)), where)
 
 
 def text_from_published(
@@ -111,7 +104,17 @@ def text_from_published(
     """
     if config.get("kind", "clip_text") != "clip_text":
         raise InputError(f"kind must be 'clip_text', not {config['kind']!r}; vrwkv.from_published builds image towers")
-    known = {"kind", "n_embd", "n_layer", "head_size", "dim_ffn", "dim_att", "ctx_len", "vocab_size", "head_size_divisor"}
+    known = {
+        "kind",
+        "n_embd",
+        "n_layer",
+        "head_size",
+        "dim_ffn",
+        "dim_att",
+        "ctx_len",
+        "vocab_size",
+        "head_size_divisor",
+    }
     off = {"head_qk", "tiny_att_dim", "pos_emb", "dropout"}
     passed_over = {"tiny_att_layer", "with_cp", "text_num_head", "text_initialization", "precision"}
     for name, value in config.items():
@@ -120,14 +123,21 @@ def text_from_published(
             raise InputError(f"published argument {name!r} is unknown; did you mean {nearest!r}?")
         if name in off and value:
             raise InputError(f"published argument {name!r} must be 0, as in every published model, not {value!r}")
+    if missing := [name for name in ("n_embd", "n_layer") if name not in config]:
+        raise InputError(f"published arguments {' and '.join(missing)} are missing")
     dim = config["n_embd"]
     if config.get("dim_att", dim) != dim or config.get("head_size_divisor", 8) != 8:
         raise InputError("published arguments dim_att and head_size_divisor must equal n_embd and 8")
+    head_size, hidden_dim = config.get("head_size", 64), config.get("dim_ffn", int(dim * 3.5) // 32 * 32)
+    if dim % head_size or hidden_dim % 32:
+        raise InputError(
+            f"head_size {head_size} must divide n_embd {dim}, and dim_ffn {hidden_dim} be a multiple of 32"
+        )
     tower = TextTower(
         embed_dim=dim,
         depth=config["n_layer"],
-        num_heads=dim // config.get("head_size", 64),
-        mlp_ratio=config.get("dim_ffn", int(dim * 3.5) // 32 * 32) / dim,
+        num_heads=dim // head_size,
+        mlp_ratio=hidden_dim / dim,
         context_length=config.get("ctx_len", 77),
         vocab_size=config.get("vocab_size", 49408),
         device=device,
@@ -135,7 +145,7 @@ def text_from_published(
     )
     if state_dict is not None:
         ours = {published: own for own, published in published_text_names(tower).items()}
-        load_strictly(tower, _renamed(tower, state_dict, ours), "the state dict")
+        load_strictly(tower, renamed(state_dict, ours), "the state dict")
     return tower
 
 
@@ -153,11 +163,14 @@ def open_clip_config(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         vocab_size, text_dim = state_dict["text_model.emb.weight"].shape
         text_heads = state_dict["text_model.blocks.0.att.time_faaaa"].shape[0]
         text_hidden = state_dict["text_model.blocks.0.ffn.key.weight"].shape[0]
+        embed_dim, patch_size = patch_weight.shape[0], patch_weight.shape[-1]
     except KeyError as error:
         raise InputError(f"these are not RWKV-CLIP weights: {error.args[0]} is missing") from None
-    embed_dim, patch_size = patch_weight.shape[0], patch_weight.shape[-1]
-    image_depth = 1 + max(int(name.split(".")[2]) for name in state_dict if name.startswith("image_model.layers."))
-    text_depth = 1 + max(int(name.split(".")[2]) for name in state_dict if name.startswith("text_model.blocks."))
+    except (IndexError, ValueError) as error:
+        raise InputError(
+            f"these are not RWKV-CLIP weights: a tensor has another number of dimensions ({error})"
+        ) from None
+    image_depth, text_depth = (_depth(state_dict, prefix) for prefix in ("image_model.layers.", "text_model.blocks."))
     return {
         "embed_dim": embed_dim,
         "custom_text": True,
@@ -184,3 +197,8 @@ def open_clip_config(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
             "mlp_ratio": text_hidden / text_dim,
         },
     }
+
+
+def _depth(state_dict: Mapping[str, Tensor], prefix: str) -> int:
+    layers = {name.removeprefix(prefix).partition(".")[0] for name in state_dict if name.startswith(prefix)}
+    return 1 + max(int(layer) for layer in layers if layer.isdigit())

@@ -25,7 +25,7 @@ class TimeMix(SpatialMix6):
 
 
 class TextChannelMix(nn.Module):
-    """sigmoid(W_r x_r) · W_v relu(W_k x_k)²; the mixes weigh the shifted token (the image tower's weigh the token itself).
+    """sigmoid(W_r x_r) · W_v relu(W_k x_k)²; the mixes weigh the shifted token, in the image tower the token itself.
 
     Args:
         dim: channels.
@@ -49,7 +49,7 @@ class TextChannelMix(nn.Module):
         super().__init__()
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.num_heads = num_heads
-        mix = 1 - fancy_mix(dim, layer, depth, "key", device)
+        mix = 1 - fancy_mix(dim, layer, depth, "key")
         self.mix_k = nn.Parameter(torch.empty(dim, **factory).copy_(mix))
         self.mix_r = nn.Parameter(torch.empty(dim, **factory).copy_(mix))
         self.key = nn.Linear(dim, hidden_dim, bias=False, **factory)
@@ -120,9 +120,10 @@ class Rwkv6BiBlock(nn.Module):
 
 
 def _orthogonal(weight: Tensor, scale: float) -> None:
-    """Orthogonal matrix, larger by √(out/in) where it widens; computed in float32 for every dtype and device."""
+    """Orthogonal matrix, larger by √(out/in) where it widens; computed in float32 on the CPU for all."""
     if weight.is_meta:
         return
     rows, columns = weight.shape
     gain = math.sqrt(rows / columns) if rows > columns else 1.0
-    weight.copy_(nn.init.orthogonal_(torch.empty(rows, columns), gain=gain * scale))
+    matrix = torch.empty(rows, columns, dtype=torch.float32, device="cpu")
+    weight.copy_(nn.init.orthogonal_(matrix, gain=gain * scale))

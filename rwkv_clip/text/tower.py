@@ -57,11 +57,13 @@ class TextTower(nn.Module):
         self.output_tokens = False
         self.pool_type = "mean"
         self.grad_checkpointing = False
-        hidden_dim = max(int(embed_dim * mlp_ratio) // 32 * 32, 32)
+        # The small term makes up for a ratio of integers that was rounded down.
+        hidden_dim = max(int(embed_dim * mlp_ratio + 1e-6) // 32 * 32, 32)
         self.token_embedding = nn.Embedding(vocab_size, embed_dim, **factory)
         self.norm_pre = nn.LayerNorm(embed_dim, **factory)
         self.blocks = nn.ModuleList(
-            MIXERS[mixer](embed_dim, num_heads, hidden_dim, layer=layer, depth=depth, **factory) for layer in range(depth)
+            MIXERS[mixer](embed_dim, num_heads, hidden_dim, layer=layer, depth=depth, **factory)
+            for layer in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim, **factory)
         nn.init.uniform_(self.token_embedding.weight, -1e-4, 1e-4)
@@ -81,7 +83,8 @@ class TextTower(nn.Module):
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's convention exempts from weight decay beyond the one-dimensional ones."""
-        return {"token_embedding.weight", "blocks.*.time_mix.bonus"}
+        exempt = ("token_embedding.weight", ".time_mix.bonus")
+        return {name for name, _ in self.named_parameters() if name.endswith(exempt)}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -95,7 +98,7 @@ class TextTower(nn.Module):
     def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
         """Freeze all but the last `unlocked_layers` groups of `layer_groups`; norms too unless told otherwise."""
         groups = self.layer_groups()
-        for group in groups[: len(groups) - unlocked_layers]:
+        for group in groups[: max(len(groups) - unlocked_layers, 0)]:
             for module in group:
                 for part in module.modules():
                     keep = not freeze_layer_norm and isinstance(part, nn.LayerNorm | nn.GroupNorm)
@@ -103,7 +106,7 @@ class TextTower(nn.Module):
                         parameter.requires_grad_(keep)
 
     def _run_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+        if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, x, use_reentrant=False)
         return block(x)
 

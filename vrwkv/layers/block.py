@@ -80,7 +80,9 @@ class Block(nn.Module):
         self.ls1 = LayerScale(dim, init_values=init_values, **factory) if init_values is not None else nn.Identity()
         self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, **factory)
-        self.channel_mix = ChannelMix(dim, int(mlp_ratio * dim), num_heads=shift_heads, init_mode=init_mode, **shared)
+        # The small term makes up for a ratio of integers that was rounded down.
+        hidden_dim = int(mlp_ratio * dim + 1e-6)
+        self.channel_mix = ChannelMix(dim, hidden_dim, num_heads=shift_heads, init_mode=init_mode, **shared)
         self.ls2 = LayerScale(dim, init_values=init_values, **factory) if init_values is not None else nn.Identity()
         self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 

@@ -62,7 +62,7 @@ class ChannelMix(nn.Module):
             return
         for mix in (self.mix_k, self.mix_r):
             if self.init_mode == "fancy":
-                mix.copy_(fancy_mix(mix.shape[0], self.layer, self.depth, "key", mix.device))
+                mix.copy_(fancy_mix(mix.shape[0], self.layer, self.depth, "key"))
             else:
                 mix.fill_(1.0 if self.init_mode == "local" else 0.5)
 

@@ -72,19 +72,19 @@ class SpatialMix(nn.Module):
     @torch.no_grad()
     def reset_mix_parameters(self) -> None:
         """Set decay, bonus and mixes to the published starting values; the matrices are left alone."""
-        dim, device = self.decay.shape[0], self.decay.device
+        dim = self.decay.shape[0]
         fancy = self.init_mode == "fancy"
         flat = 1.0 if self.init_mode == "local" else 0.0
         if fancy:
-            self.decay.copy_(fancy_decay(dim, self.layer, self.depth, -5.0, 3.0, device))
-            self.bonus.copy_(fancy_bonus(dim, device))
+            self.decay.copy_(fancy_decay(dim, self.layer, self.depth, -5.0, 3.0))
+            self.bonus.copy_(fancy_bonus(dim))
         else:
             self.decay.fill_(flat)
             self.bonus.fill_(flat)
         if self.token_shift is not None:
             for mix, role in ((self.mix_k, "key"), (self.mix_v, "value"), (self.mix_r, "receptance")):
                 if fancy:
-                    mix.copy_(fancy_mix(dim, self.layer, self.depth, role, device))
+                    mix.copy_(fancy_mix(dim, self.layer, self.depth, role))
                 else:
                     mix.fill_(1.0 if self.init_mode == "local" else 0.5)
 

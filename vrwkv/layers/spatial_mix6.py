@@ -55,8 +55,12 @@ class SpatialMix6(nn.Module):
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.num_heads, self.layer, self.depth, self.norm_eps, self.backend = num_heads, layer, depth, norm_eps, backend
         self.token_shift = TokenShift(num_heads, shift_pixel, channel_gamma)
-        for role in "xwkvrg":
-            self.register_parameter(f"mix_{role}", nn.Parameter(torch.empty(dim, **factory)))
+        self.mix_x = nn.Parameter(torch.empty(dim, **factory))
+        self.mix_w = nn.Parameter(torch.empty(dim, **factory))
+        self.mix_k = nn.Parameter(torch.empty(dim, **factory))
+        self.mix_v = nn.Parameter(torch.empty(dim, **factory))
+        self.mix_r = nn.Parameter(torch.empty(dim, **factory))
+        self.mix_g = nn.Parameter(torch.empty(dim, **factory))
         self.mix_down = nn.Parameter(torch.empty(dim, 5 * MIX_RANK, **factory))
         self.mix_up = nn.Parameter(torch.empty(5, MIX_RANK, dim, **factory))
         self.decay = nn.Parameter(torch.empty(dim, **factory))
@@ -75,13 +79,18 @@ class SpatialMix6(nn.Module):
     @torch.no_grad()
     def reset_mix_parameters(self) -> None:
         """Set mixes, decay and bonus to the published starting values; the square matrices are left alone."""
-        dim, device = self.decay.shape[0], self.decay.device
-        roles = {"x": "key", "w": "key", "k": "key", "v": "value", "r": "receptance", "g": "receptance"}
-        for letter, role in roles.items():
+        dim = self.decay.shape[0]
+        for mixes, role in (
+            ((self.mix_x, self.mix_w, self.mix_k), "key"),
+            ((self.mix_v,), "value"),
+            ((self.mix_r, self.mix_g), "receptance"),
+        ):
             # Here the mix weighs the shifted token, in Bi-WKV's layers the token itself.
-            getattr(self, f"mix_{letter}").copy_(1 - fancy_mix(dim, self.layer, self.depth, role, device))
-        self.decay.copy_(fancy_decay(dim, self.layer, self.depth, -6.0, -1.0, device))
-        self.bonus.copy_(fancy_bonus6(dim, self.layer, self.depth, device).view_as(self.bonus))
+            share = 1 - fancy_mix(dim, self.layer, self.depth, role)
+            for mix in mixes:
+                mix.copy_(share)
+        self.decay.copy_(fancy_decay(dim, self.layer, self.depth, -6.0, -1.0))
+        self.bonus.copy_(fancy_bonus6(dim, self.layer, self.depth).view_as(self.bonus))
         for low_rank in (self.mix_down, self.mix_up, self.decay_down, self.decay_up):
             nn.init.uniform_(low_rank, -1e-4, 1e-4)
 

@@ -1,5 +1,7 @@
 """The token shift of an image block, as a module."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ class TokenShift(nn.Module):
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, T, C) with T ≥ height · width -> (B, T, C)."""
         num_patches = grid[0] * grid[1]
-        options = {"num_heads": self.num_heads, "shift": self.shift_pixel, "gamma": self.channel_gamma}
+        options: dict[str, Any] = {"num_heads": self.num_heads, "shift": self.shift_pixel, "gamma": self.channel_gamma}
         if x.shape[1] == num_patches:
             return q_shift(x, grid, **options)
         return torch.cat([q_shift(x[:, :num_patches], grid, **options), x[:, num_patches:]], dim=1)

@@ -1,7 +1,9 @@
-"""Reading checkpoint files: safetensors or weights-only pickles, and the containers that training codes wrap them in."""
+"""Reading checkpoint files: safetensors or weights-only pickles, and the containers that wrap their state dicts."""
 
-import pickle
+import re
+from collections import OrderedDict
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +12,24 @@ from torch import Tensor
 
 from vrwkv.errors import InputError
 
-_YACS_NODE = "yacs.config.CfgNode"
+_reads_configs: ContextVar[bool] = ContextVar("reads_configs", default=False)
 
 
-class _PlainConfig(dict):  # type: ignore[type-arg]
-    """Stands in for a pickled yacs config: its keys and values, none of its code."""
+class _PickledConfig:
+    """Stands in for a pickled yacs config: its keys and values while we read, one line on what to do for anyone else.
 
+    torch keeps its allowed globals in a set, so one name must not have two stand-ins; and it fills plain dictionaries
+    only, so what is made here is one.
+    """
 
-class _RefusedConfig:
-    """Stands in for a pickled yacs config wherever it has not been asked for: says what to do instead."""
-
-    def __new__(cls, *args: Any) -> "_RefusedConfig":
+    def __new__(cls, *args: Any) -> OrderedDict[str, Any]:  # type: ignore[misc]
+        if _reads_configs.get():
+            return OrderedDict()
         raise InputError("this checkpoint holds a pickled yacs config; load it with vrwkv.load_published(model, path)")
 
 
 # Without this, torch refuses such files with a page about pickles; with it, in one line. Nothing more is allowed.
-torch.serialization.add_safe_globals([(_RefusedConfig, _YACS_NODE)])
+torch.serialization.add_safe_globals([(_PickledConfig, "yacs.config.CfgNode")])
 
 
 def read_state_dict(source: str | Path | Mapping[str, Any], use_ema: bool = True) -> dict[str, Tensor]:
@@ -43,40 +47,61 @@ def read_state_dict(source: str | Path | Mapping[str, Any], use_ema: bool = True
         return unwrap(source, use_ema)
     path = Path(source)
     if not path.is_file():
-        raise InputError(f"checkpoint {path} does not exist")
+        raise InputError(f"checkpoint {path} {'is a folder, not a file' if path.is_dir() else 'does not exist'}")
+    return unwrap(_read_file(path), use_ema, f"checkpoint {path}")
+
+
+def _read_file(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"checkpoint {path} is not a readable safetensors file: {error}") from None
+    token = _reads_configs.set(True)
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return unwrap(load_file(path), use_ema)
-        with torch.serialization.safe_globals([(_PlainConfig, _YACS_NODE)]):
-            return unwrap(torch.load(path, map_location="cpu", weights_only=True), use_ema)
-    except InputError as error:
-        raise InputError(f"checkpoint {path}: {error}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"checkpoint {path} cannot be read as weights: {reason}") from None
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        if type(error).__name__ == "SafetensorError":
-            raise InputError(f"checkpoint {path} is not a valid safetensors file: {error}") from None
-        raise
+        # The readers of the two pickle formats raise whatever a damaged byte leads them to.
+        raise InputError(f"checkpoint {path} cannot be read as weights: {_reason(error)}") from error
+    finally:
+        _reads_configs.reset(token)
 
 
-def unwrap(container: Mapping[str, Any], use_ema: bool = True) -> dict[str, Tensor]:
+def _reason(error: Exception) -> str:
+    """The one line that matters of an error of `torch.load`, which explains pickles at length."""
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it holds {found[1]}, and only tensors and plain data are read; save the state dict alone"
+    lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+
+
+def unwrap(container: Mapping[str, Any], use_ema: bool = True, where: str = "the checkpoint") -> dict[str, Tensor]:
     """The state dict inside a container of mmcv ({'meta', 'state_dict'}), internimage, MAE ({'model'}), or itself.
+
+    Args:
+        container: what a checkpoint file holds.
+        use_ema: prefer averaged weights where the container has them.
+        where: what the container is called in an error.
 
     Raises:
         InputError: there is none.
     """
+    if not isinstance(container, Mapping):
+        raise InputError(f"{where} holds no state dict; expected tensors by name, found a {type(container).__name__}")
     keys = ["state_dict", "model"]
     if use_ema:
         keys = ["model_ema", "state_dict_ema", *keys]
     for key in keys:
-        if isinstance(container.get(key), Mapping):
+        if isinstance(container.get(key), Mapping) and container[key]:
             container = container[key]
             break
-    tensors = {name: value for name, value in container.items() if isinstance(value, Tensor)}
-    if not tensors or len(tensors) != len(container):
-        strange = [str(name) for name, value in container.items() if not isinstance(value, Tensor)]
-        raise InputError(f"holds no state dict; expected tensors by name, found {', '.join(strange[:5]) or 'nothing'}")
-    return tensors
+    strange = [
+        str(name) for name, value in container.items() if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
+    if strange or not container:
+        found = ", ".join(strange[:5]) or "nothing"
+        raise InputError(f"{where} holds no state dict; expected tensors by name, found {found}")
+    return dict(container)

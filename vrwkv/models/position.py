@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def resample_position_embedding(embedding: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """(1, T, C) on `old_grid` -> (1, T', C) on `new_grid`: bicubic, corners not aligned, no antialiasing, as published."""
+    """(1, T, C) on `old_grid` -> (1, T', C) on `new_grid`: bicubic, no aligned corners, no antialiasing."""
     if old_grid == new_grid:
         return embedding
     maps = embedding.unflatten(1, old_grid).permute(0, 3, 1, 2)

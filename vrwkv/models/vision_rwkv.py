@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import calculate_drop_path_rates, to_2tuple, trunc_normal_
+from timm.layers import resample_patch_embed, to_2tuple, trunc_normal_
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -93,7 +93,6 @@ class VisionRWKV(nn.Module):
         self.global_pool = self._checked_pool(global_pool, class_token)
         self.num_features = self.embed_dim = embed_dim
         self.head_hidden_dim = head_hidden_dim
-        self.head_hidden_size = head_hidden_dim if head_hidden_dim is not None else embed_dim
         self.in_chans = in_chans
         self.num_prefix_tokens = 0
         self.dynamic_img_size = dynamic_img_size
@@ -113,7 +112,7 @@ class VisionRWKV(nn.Module):
                 mlp_ratio=mlp_ratio,
                 layer=layer,
                 depth=depth,
-                drop_path=drop_path,
+                drop_path=drop_path_rate * layer / max(depth - 1, 1),
                 init_values=init_values,
                 shift_pixel=shift_pixel,
                 channel_gamma=channel_gamma,
@@ -124,7 +123,7 @@ class VisionRWKV(nn.Module):
                 backend=backend,
                 **factory,
             )
-            for layer, drop_path in enumerate(calculate_drop_path_rates(drop_path_rate, depth))
+            for layer in range(depth)
         )
         self.feature_info = [
             {"module": f"blocks.{layer}", "num_chs": embed_dim, "reduction": self.patch_embed.feat_ratio()}
@@ -147,10 +146,12 @@ class VisionRWKV(nn.Module):
 
     def _build_head(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> nn.Module:
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.head_hidden_size = self.embed_dim
         if self.num_classes == 0:
             return nn.Identity()
         if self.head_hidden_dim is None:
             return nn.Linear(self.embed_dim, self.num_classes, **factory)
+        self.head_hidden_size = self.head_hidden_dim
         return nn.Sequential(
             nn.Linear(self.embed_dim, self.head_hidden_dim, **factory),
             nn.Tanh(),
@@ -159,13 +160,14 @@ class VisionRWKV(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self) -> None:
-        """Matrices normal with deviation 0.02 (cut at ±2), biases 0; norms, mixes and the patch embedding keep theirs."""
+        """Matrices normal with deviation 0.02 (cut at ±2), biases 0; norms, mixes and patch embedding keep theirs."""
         self.apply(_init_linear)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's convention exempts from weight decay beyond the one-dimensional ones."""
-        return {"pos_embed", "cls_token", "blocks.*.spatial_mix.bonus"}
+        exempt = ("pos_embed", "cls_token", ".spatial_mix.bonus")
+        return {name for name, _ in self.named_parameters() if name.endswith(exempt)}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -199,14 +201,14 @@ class VisionRWKV(nn.Module):
         self, img_size: int | tuple[int, int] | None = None, patch_size: int | tuple[int, int] | None = None
     ) -> None:
         """Move position embedding, and patch weights if `patch_size` changes, to another native size."""
-        from timm.layers import resample_patch_embed
-
         old_grid = self.patch_embed.grid_size
         if patch_size is not None and to_2tuple(patch_size) != self.patch_embed.patch_size:
             new_patch = to_2tuple(patch_size)
             proj = self.patch_embed.proj
             with torch.no_grad():
-                proj.weight = nn.Parameter(resample_patch_embed(proj.weight, list(new_patch)))
+                proj.weight = nn.Parameter(
+                    resample_patch_embed(proj.weight, list(new_patch)), requires_grad=proj.weight.requires_grad
+                )
             proj.kernel_size = proj.stride = self.patch_embed.patch_size = new_patch
             for info in self.feature_info:
                 info["reduction"] = self.patch_embed.feat_ratio()
@@ -215,13 +217,12 @@ class VisionRWKV(nn.Module):
         if self.patch_embed.grid_size != old_grid:
             with torch.no_grad():
                 resized = resample_position_embedding(self.pos_embed, old_grid, self.patch_embed.grid_size)
-            self.pos_embed = nn.Parameter(resized.contiguous())
+            self.pos_embed = nn.Parameter(resized.contiguous(), requires_grad=self.pos_embed.requires_grad)
 
     def _embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        if not self.dynamic_img_size and tuple(x.shape[-2:]) != self.patch_embed.img_size:
-            raise ValueError(
-                f"images must be {self.patch_embed.img_size} pixels with dynamic_img_size=False, not {tuple(x.shape[-2:])}"
-            )
+        size, native = tuple(x.shape[-2:]), self.patch_embed.img_size
+        if not self.dynamic_img_size and size != native:
+            raise ValueError(f"images must be {native} pixels with dynamic_img_size=False, not {size}")
         x, grid = self.patch_embed(x)
         x = x + resample_position_embedding(self.pos_embed, self.patch_embed.grid_size, grid)
         if self.cls_token is not None:
@@ -229,7 +230,7 @@ class VisionRWKV(nn.Module):
         return self.norm_pre(self.pos_drop(x)), grid
 
     def _run_block(self, block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+        if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, x, grid, use_reentrant=False)
         return block(x, grid)
 
@@ -310,15 +311,16 @@ class VisionRWKV(nn.Module):
             out_indices: blocks to take, negative ones counted from the end.
 
         Returns:
-            One (B, C, h, w) map per index, in the order of the blocks.
+            One (B, C, h, w) map per block asked for, in the order of the blocks.
 
         Raises:
-            ValueError: an index beyond the blocks.
+            ValueError: an index beyond the blocks, or none at all.
         """
         depth = len(self.blocks)
         asked = [out_indices] if isinstance(out_indices, int) else list(out_indices)
-        if bad := [index for index in asked if not -depth <= index < depth]:
-            raise ValueError(f"out_indices must lie between {-depth} and {depth - 1}, not {bad}")
+        bad = [index for index in asked if not -depth <= index < depth]
+        if bad or not asked:
+            raise ValueError(f"out_indices must lie between {-depth} and {depth - 1}, not {bad or asked}")
         wanted = {index % depth for index in asked}
         x, grid = self._embed(x)
         maps = []
@@ -357,5 +359,5 @@ def _init_linear(module: nn.Module) -> None:
 class VisionRWKV6(VisionRWKV):
     """`VisionRWKV` with the mixer "bi_wkv6"; arguments are the same."""
 
-    def __init__(self, *args: Any, mixer: str = "bi_wkv6", **kwargs: Any) -> None:
-        super().__init__(*args, mixer=mixer, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"mixer": "bi_wkv6", **kwargs})

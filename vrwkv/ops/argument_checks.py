@@ -45,6 +45,8 @@ def check_cu_seqlens(cu_seqlens: Tensor | None, batch: int, tokens: int, device:
     """`cu_seqlens` must be (N+1,) int32 or int64 boundaries from 0 to `tokens`, increasing, over a batch of one."""
     if cu_seqlens is None:
         return
+    if not isinstance(cu_seqlens, Tensor):
+        raise ValueError(f"cu_seqlens must be an int32 tensor of N+1 boundaries, not {type(cu_seqlens).__name__}")
     if cu_seqlens.ndim != 1 or cu_seqlens.numel() < 2 or cu_seqlens.dtype not in (torch.int32, torch.int64):
         raise ValueError(
             f"cu_seqlens must be a 1-D int32 tensor of N+1 boundaries, not {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}"

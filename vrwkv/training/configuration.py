@@ -39,7 +39,7 @@ def load_config(config_class: type[ConfigT], file: str | Path | None, overrides:
     keys = config_keys(config_class)
     values: dict[str, Any] = {}
     if file is not None:
-        content = parse_yaml(_read_text(Path(file)), str(file))
+        content = parse_yaml(_read_text(find_config(file)), str(file))
         _assign(values, keys, content, prefix="", where=f"in {file}")
     for override in overrides:
         _assign_override(values, keys, override)
@@ -144,6 +144,20 @@ def _text_loader() -> Any:
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     return TextLoader
+
+
+def find_config(file: str | Path) -> Path:
+    """`file` where it is, or else the recipe of that name that came with the package (configs/clip/x.yaml)."""
+    file = Path(file)
+    if file.exists() or file.is_absolute():
+        return file
+    parts = file.parts[1:] if file.parts[:1] == ("configs",) else file.parts
+    package = Path(__file__).resolve().parents[1]
+    # Inside the package when it was installed, beside it in a clone.
+    for folder in (package / "configs", package.parent / "configs"):
+        if folder.joinpath(*parts).is_file():
+            return folder.joinpath(*parts)
+    return file
 
 
 def _read_text(file: Path) -> str:

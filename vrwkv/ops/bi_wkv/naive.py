@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def bi_wkv_naive(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
-    """Weighted mean of `v` over all tokens, with weights that fall (or grow) with distance.
+    """Weighted mean of `v` over all tokens, with weights that fall (or grow) with distance; computed in float64.
 
     Vision-RWKV (arXiv 2403.02308), Eq. 5:
     y_t = Σ_i M(t, i) e^{k_i} v_i / Σ_i M(t, i) e^{k_i},  M(t, i) = e^{-decay/T (|t-i|-1)} for i ≠ t,  M(t, t) = e^{bonus/T}.
@@ -20,12 +20,12 @@ def bi_wkv_naive(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, cu_seqlens:
     Returns:
         (B, T, C), dtype of `v`. Each channel stays within the range of its values.
     """
+    # float64 whatever the inputs: the sum of T weights stays 1 to the last bit of v's dtype, and autocast leaves it alone.
+    decay, bonus, keys, values = (tensor.double() for tensor in (decay, bonus, k, v))
     if cu_seqlens is not None:
         lengths = cu_seqlens.diff().tolist()
-        pieces = zip(k.split(lengths, dim=1), v.split(lengths, dim=1), strict=True)
-        return torch.cat([bi_wkv_naive(decay, bonus, piece_k, piece_v) for piece_k, piece_v in pieces], dim=1)
-    compute = torch.promote_types(v.dtype, torch.float32)
-    decay, bonus, keys, values = (tensor.to(compute) for tensor in (decay, bonus, k, v))
+        pieces = zip(keys.split(lengths, dim=1), values.split(lengths, dim=1), strict=True)
+        return torch.cat([bi_wkv_naive(decay, bonus, *piece) for piece in pieces], dim=1).to(v.dtype)
     num_tokens = k.shape[1]
     position = torch.arange(num_tokens, device=k.device)
     distance = (position[:, None] - position[None, :]).abs()[..., None]

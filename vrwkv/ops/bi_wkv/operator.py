@@ -21,7 +21,8 @@ def _forward(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, cu_seqlens: Ten
     decay, bonus, keys, values = (tensor.to(compute) for tensor in (decay, bonus, k, v))
     if cu_seqlens is None:
         scale = 1.0 / k.shape[1]
-        return bi_wkv_scan(decay[None, None] * scale, bonus[None, None] * scale, keys, values)[0].to(v.dtype)
+        y = bi_wkv_scan(decay[None, None] * scale, bonus[None, None] * scale, keys, values)[0]
+        return y.to(v.dtype).contiguous()
     packing = Packing.from_boundaries(cu_seqlens)
     scale = packing.lengths.to(compute).reciprocal()[:, None, None]
     y = bi_wkv_scan(decay * scale, bonus * scale, packing.unpack(keys, LOG_ZERO), packing.unpack(values, 0.0))[0]
@@ -54,8 +55,8 @@ def _backward(
     return (
         (grad_decay * scale).sum((0, 1)).to(decay.dtype),
         (grad_bonus * scale).sum((0, 1)).to(bonus.dtype),
-        grad_k.to(k.dtype),
-        grad_v.to(v.dtype),
+        grad_k.to(k.dtype).contiguous(),  # as the fake registration promises, whatever the layout of k and v
+        grad_v.to(v.dtype).contiguous(),
     )
 
 

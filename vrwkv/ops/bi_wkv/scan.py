@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-RADIX = 16  # tokens that one level of the scan walks through one after another
+RADIX = 16  # tokens that one level of the scan walks through one after another; a power of two
 EXPORT_LEVELS = 4  # levels unrolled when the number of tokens is symbolic: up to RADIX ** EXPORT_LEVELS tokens
+EXPORT_LAST_STEPS = RADIX + 2  # steps of the last level: what 16⁴ tokens leave, with the spare chunk of every level
 LOG_ZERO = -1e30  # log-mass of nothing: finite, so that the difference of two of them is 0 and not NaN
 
 
@@ -43,33 +44,55 @@ def exclusive_scan(key: Tensor, values: Tensor, decay: Tensor, levels: int | Non
         torch._check(num_tokens <= RADIX**EXPORT_LEVELS)
         levels = EXPORT_LEVELS
     single_chunk = levels == 1 if levels is not None else num_tokens <= RADIX
-    steps = num_tokens if single_chunk and levels is None else RADIX
-    padding = steps - num_tokens if single_chunk else -num_tokens % RADIX
+    if single_chunk:
+        count, steps = 1, num_tokens if levels is None else EXPORT_LAST_STEPS
+    else:
+        count, steps = (num_tokens + RADIX - 1) // RADIX, RADIX
+        if levels is not None:
+            count += 1  # a spare chunk: a symbol that could be 1 would have to be told apart from those that broadcast
+    padding = count * steps - num_tokens
     key = F.pad(key, (0, 0, 0, padding), value=LOG_ZERO).unflatten(1, (-1, steps))  # (B, chunks, steps, C)
     values = F.pad(values, (0, 0, 0, padding)).unflatten(2, (-1, steps))
     decay = decay[:, None]
     if single_chunk:
         inherited = State(torch.zeros_like(values[:, :, :, 0]), torch.full_like(key[:, :, 0], LOG_ZERO))
     else:
-        to_chunk_end = torch.arange(steps - 1, -1, -1, device=key.device, dtype=key.dtype)[:, None]
-        aged_key = key - decay * to_chunk_end
-        log_mass = torch.logsumexp(aged_key, dim=2)
-        mean = (torch.exp(aged_key - log_mass[:, :, None]) * values).sum(dim=3)
-        inherited = exclusive_scan(log_mass, mean, decay[:, 0] * steps, None if levels is None else levels - 1)
+        summary = _summarise(key, values, decay)
+        inherited = exclusive_scan(
+            summary.log_mass, summary.mean, decay[:, 0] * steps, None if levels is None else levels - 1
+        )
     states = _walk(key, values, decay[:, :, 0], inherited)
     return State(states.mean.flatten(2, 3)[:, :, :num_tokens], states.log_mass.flatten(1, 2)[:, :num_tokens])
 
 
+def _merge(first: State, second: State) -> State:
+    """Two sets of tokens as one. The mean of equal means is exactly that, and never lies outside the two of them."""
+    mean = torch.lerp(first.mean, second.mean, torch.sigmoid(second.log_mass - first.log_mass)[None])
+    return State(mean, torch.logaddexp(first.log_mass, second.log_mass))
+
+
+def _summarise(key: Tensor, values: Tensor, decay: Tensor) -> State:
+    """All tokens of each chunk as its last token sees them; merged by halves. key (B, chunks, RADIX, C)."""
+    to_chunk_end = torch.arange(RADIX - 1, -1, -1, device=key.device, dtype=key.dtype)[:, None]
+    state = State(values, key - decay * to_chunk_end)
+    remaining = RADIX
+    while remaining > 1:
+        remaining //= 2
+        state = _merge(
+            State(state.mean[:, :, :, :remaining], state.log_mass[:, :, :remaining]),
+            State(state.mean[:, :, :, remaining:], state.log_mass[:, :, remaining:]),
+        )
+    return State(state.mean[:, :, :, 0], state.log_mass[:, :, 0])
+
+
 def _walk(key: Tensor, values: Tensor, decay: Tensor, state: State) -> State:
     """States before each token of every chunk, given the state before its first. key (B, chunks, steps, C)."""
-    mean, log_mass = state
-    means, log_masses = [mean], [log_mass]
+    states = [state]
     for step in range(key.shape[2] - 1):
-        new_log_mass = torch.logaddexp(log_mass - decay, key[:, :, step])
-        mean = torch.lerp(mean, values[:, :, :, step], torch.exp(key[:, :, step] - new_log_mass)[None])
-        log_mass = new_log_mass
-        means.append(mean)
-        log_masses.append(log_mass)
+        aged = State(state.mean, state.log_mass - decay)
+        state = _merge(aged, State(values[:, :, :, step], key[:, :, step]))
+        states.append(state)
+    means, log_masses = zip(*states, strict=True)
     return State(torch.stack(means, dim=3), torch.stack(log_masses, dim=2))
 
 
@@ -84,6 +107,11 @@ def scan_both_directions(key: Tensor, values: Tensor, decay: Tensor) -> tuple[St
     return past, future
 
 
+def relative_keys(k: Tensor) -> Tensor:
+    """Keys (B, T, C) less the largest of their channel: the mean stays the same, and log-masses are small and so exact."""
+    return k - k.amax(1, keepdim=True)
+
+
 def bi_wkv_scan(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, State, State]:
     """Bi-WKV of whole sequences.
 
@@ -94,14 +122,13 @@ def bi_wkv_scan(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor) -> tuple[Ten
         v: (B, T, C) values, same dtype.
 
     Returns:
-        y (B, T, C); the logarithm of its denominator (B, T, C); the states before and after each token.
+        y (B, T, C); the logarithm of its denominator (B, T, C), for keys as `relative_keys` gives them; the states
+        before and after each token, likewise.
     """
+    k = relative_keys(k)
     past, future = scan_both_directions(k, v[None], decay)
-    log_weights = torch.stack([past.log_mass, k + bonus, future.log_mass])
-    log_denominator = torch.logsumexp(log_weights, dim=0)
-    weights = torch.exp(log_weights - log_denominator)
-    y = weights[0] * past.mean[0] + weights[1] * v + weights[2] * future.mean[0]
-    return y, log_denominator, past, future
+    mean, log_denominator = _merge(_merge(past, future), State(v[None], k + bonus))
+    return mean[0], log_denominator, past, future
 
 
 def bi_wkv_scan_backward(
@@ -117,6 +144,7 @@ def bi_wkv_scan_backward(
     Returns:
         Gradients in decay (B, 1, C), bonus (B, 1, C), k (B, T, C), v (B, T, C); the first two summed over tokens only.
     """
+    k = relative_keys(k)
     y, log_denominator, past, future = bi_wkv_scan(decay, bonus, k, v)
     if valid is not None:
         log_denominator = torch.where(valid, log_denominator, -LOG_ZERO)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def bi_wkv6_naive(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
-    """Bidirectional RWKV-6: linear attention whose keys decay with what lies between the two tokens.
+    """Bidirectional RWKV-6: linear attention whose keys decay with what lies between two tokens; computed in float64.
 
     y_t = Σ_s Σ_j r_t[j] W_ts[j] k_s[j] v_s,  W_tt = u,  W_ts = Π_{m strictly between s and t} D_m,  D_m = exp(-exp(w_m)).
 
@@ -17,13 +17,13 @@ def bi_wkv6_naive(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seql
     Returns:
         (B, T, H, N), dtype of `v`.
     """
+    # float64 whatever the inputs: it is the oracle, and autocast leaves its products alone.
+    receptance, keys, values, raw_decay, bonus = (tensor.double() for tensor in (r, k, v, w, u))
     if cu_seqlens is not None:
         lengths = cu_seqlens.diff().tolist()
-        pieces = zip(*(tensor.split(lengths, dim=1) for tensor in (r, k, v, w)), strict=True)
-        return torch.cat([bi_wkv6_naive(*piece, u) for piece in pieces], dim=1)
-    compute = torch.promote_types(v.dtype, torch.float32)
-    receptance, keys, values, log_decay, bonus = (tensor.to(compute) for tensor in (r, k, v, w, u))
-    log_decay = -torch.exp(log_decay.clamp(max=80))
+        pieces = zip(*(x.split(lengths, dim=1) for x in (receptance, keys, values, raw_decay)), strict=True)
+        return torch.cat([bi_wkv6_naive(*piece, bonus) for piece in pieces], dim=1).to(v.dtype)
+    log_decay = -torch.exp(raw_decay.clamp(max=80))
     num_tokens = r.shape[1]
     target = torch.arange(num_tokens, device=r.device)[:, None]
     source = torch.arange(num_tokens, device=r.device)[None, :]
