@@ -22,7 +22,9 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         if self.zero_shot is not None and self.zero_shot.kind not in ("folder", "digits"):
-            raise InputError(f"evaluate.zero_shot.kind must be folder or digits, which have classes, not {self.zero_shot.kind}")
+            raise InputError(
+                f"evaluate.zero_shot.kind must be folder or digits, which have classes, not {self.zero_shot.kind}"
+            )
         if self.batch_size < 1:
             raise InputError(f"evaluate.batch_size must be at least 1, not {self.batch_size}")
 

@@ -64,7 +64,9 @@ def record_zero_shot(
         print(f"zero-shot classification {evaluation.skipped.report()}")
     if run_folder is not None:
         skipped = {"zero-shot images": evaluation.skipped.count}
-        write_results(run_folder, {**numbers, "zero_shot_data": describe(data), "skipped": _merged(run_folder, skipped)})
+        write_results(
+            run_folder, {**numbers, "zero_shot_data": describe(data), "skipped": _merged(run_folder, skipped)}
+        )
         write_report(run_folder, confusion=evaluation.result.confusion, class_names=evaluation.class_names)
     return numbers
 
@@ -105,4 +107,3 @@ def require(condition: bool, message: str) -> None:
     """Raise an InputError with `message` unless `condition` holds."""
     if not condition:
         raise InputError(message)
-

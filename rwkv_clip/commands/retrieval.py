@@ -4,7 +4,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rwkv_clip.commands.evaluation import add_common_arguments, load_encoder, record_retrieval, run_config, run_folder_of
+from rwkv_clip.commands.evaluation import (
+    add_common_arguments,
+    load_encoder,
+    record_retrieval,
+    run_config,
+    run_folder_of,
+)
 from rwkv_clip.data.config import SourceConfig
 from rwkv_clip.evaluate.results import format_results
 from vrwkv.command import run_command
@@ -20,13 +26,13 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
         prog="retrieval.py",
-        description="Find captions from images and images from captions. An image may have several captions and a caption "
-        "several images: any match counts.",
+        description="Find captions from images and images from captions. An image may have several captions and a\n"
+        "caption several images: any match counts.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_common_arguments(parser)
-    parser.add_argument("--data", metavar="PATH", help="a .csv or .tsv of pairs, shards (.tar), instead of the run's set")
+    parser.add_argument("--data", metavar="PATH", help="a .csv or .tsv of pairs, or .tar shards, not the run's set")
     parser.add_argument("--image-column", default=SourceConfig().image_column, help="default: %(default)s")
     parser.add_argument("--caption-column", default=SourceConfig().caption_column, help="default: %(default)s")
     parser.add_argument("--prefix", default="", help="put before every caption; published RWKV-CLIP: 'a photo of '")

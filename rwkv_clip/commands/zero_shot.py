@@ -38,8 +38,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add_common_arguments(parser)
     parser.add_argument("--image", nargs="+", type=Path, metavar="FILE", help="pictures to classify")
-    parser.add_argument("--classes", nargs="+", metavar="NAME", help="class names; by default those of the evaluation set")
-    parser.add_argument("--folder", metavar="DIR", help="labelled images, one sub-folder a class, instead of the run's set")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="class names; by default the set's own")
+    parser.add_argument("--folder", metavar="DIR", help="labelled images, one sub-folder a class, not the run's set")
     parser.add_argument(
         "--templates",
         nargs="+",
@@ -52,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """The command."""
     options = parser().parse_args(arguments)
-    require(options.image is None or options.folder is None, "--image and --folder exclude each other: give one of them")
+    require(
+        options.image is None or options.folder is None, "--image and --folder exclude each other: give one of them"
+    )
     config = run_config(options.run)
     data = _evaluation_data(options, config)
     if options.image is None:
@@ -90,7 +92,14 @@ def _templates(options: argparse.Namespace, data: SourceConfig | None) -> tuple[
 
 def _classify(encoder: Encoder, images: list[Path], classes: Sequence[str], templates: Sequence[str]) -> None:
     rankings = classify_images(
-        encoder.model, encoder.preprocess, encoder.tokenizer, images, classes, templates, encoder.device, encoder.batch_size
+        encoder.model,
+        encoder.preprocess,
+        encoder.tokenizer,
+        images,
+        classes,
+        templates,
+        encoder.device,
+        encoder.batch_size,
     )
     for image, ranking in zip(images, rankings, strict=True):
         shown = "  ".join(f"{name} {100 * probability:.1f} %" for name, probability in ranking[:5])

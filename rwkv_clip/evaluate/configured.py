@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Subset
 
 from rwkv_clip.data.build import build_source
@@ -38,7 +38,7 @@ class Encoder:
         max_corrupt_fraction: share of unreadable images to skip; more is an error.
     """
 
-    model: nn.Module
+    model: Any
     preprocess: Callable[[Image.Image], Tensor]
     tokenizer: Callable[[list[str]], Tensor]
     device: torch.device | str = "cpu"
@@ -74,7 +74,9 @@ def labelled_source(config: SourceConfig) -> CaptionedSource:
     """
     source = build_source(replace(config, shuffle_captions=False))
     if not isinstance(source, CaptionedSource):
-        raise InputError(f"zero-shot classification needs labelled images (kind folder or digits), not kind {config.kind}")
+        raise InputError(
+            f"zero-shot classification needs labelled images (kind folder or digits), not kind {config.kind}"
+        )
     return source
 
 
@@ -119,7 +121,7 @@ def evaluate_retrieval(
     """
     source = build_source(config)
     pairs = retrieval_set(source)
-    images = Subset(source, pairs.images)  # type: ignore[arg-type]
+    images: Any = Subset(source, pairs.images)  # type: ignore[arg-type]
     loader = _loader(encoder, images)
     features, kept = [], []
     with evaluation_mode(encoder.model):

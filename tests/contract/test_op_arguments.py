@@ -37,7 +37,8 @@ def test_empty(op: WkvOp, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "name"), [(op, name) for op in WKV_OPS for name in op.arguments if name not in ("r" if op.name == "bi_wkv6" else "k")]
+    ("op", "name"),
+    [(op, name) for op in WKV_OPS for name in op.arguments if name not in ("r" if op.name == "bi_wkv6" else "k")],
 )
 def test_any_axis_of_the_wrong_size(op: WkvOp, name: str) -> None:
     """One more along each axis; the first token argument is the one that the others are measured by."""

@@ -54,7 +54,9 @@ def is_single(tensors: tuple[Tensor, ...]) -> bool:
 
 
 def call(dtype: torch.dtype = torch.float32, **arguments: Any) -> Tensor:
-    return bi_wkv(torch.ones(2), torch.ones(2), torch.ones(1, 3, 2, dtype=dtype), torch.ones(1, 3, 2, dtype=dtype), **arguments)
+    return bi_wkv(
+        torch.ones(2), torch.ones(2), torch.ones(1, 3, 2, dtype=dtype), torch.ones(1, 3, 2, dtype=dtype), **arguments
+    )
 
 
 @every_op

@@ -201,7 +201,10 @@ def assert_all_agree(
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
     """Fresh buffers hold NaN, so that an element which no one wrote shows."""
-    fill, deterministic = torch.utils.deterministic.fill_uninitialized_memory, torch.are_deterministic_algorithms_enabled()
+    fill, deterministic = (
+        torch.utils.deterministic.fill_uninitialized_memory,
+        torch.are_deterministic_algorithms_enabled(),
+    )
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -60,9 +60,5 @@ def check_cu_seqlens(cu_seqlens: Tensor | None, batch: int, tokens: int, device:
     if torch.compiler.is_compiling() or cu_seqlens.is_meta:
         return
     boundaries = cu_seqlens.tolist()
-    if (
-        boundaries[0] != 0
-        or boundaries[-1] != tokens
-        or any(a >= b for a, b in pairwise(boundaries))
-    ):
+    if boundaries[0] != 0 or boundaries[-1] != tokens or any(a >= b for a, b in pairwise(boundaries)):
         raise ValueError(f"cu_seqlens must increase from 0 to the number of tokens, {tokens}; it is {boundaries}")

@@ -33,6 +33,15 @@ FREE_KEYS = (
 )
 
 
+def results_in(folder: Path) -> list[str]:
+    """What a run left in `folder` that must not be lost: nothing, where it failed before its first logged step."""
+    present = [name for name in RESULTS if (folder / name).exists()]
+    traces = {"config.yaml", "tensorboard"}
+    if (folder / "metrics.jsonl").is_file() and (folder / "metrics.jsonl").stat().st_size == 0:
+        traces.add("metrics.jsonl")
+    return present if set(present) - traces else []
+
+
 def check_run_folder(run_folder: str | Path, config: Any) -> Path | None:
     """Decide how a run starts in its folder; changes nothing.
 
@@ -50,7 +59,7 @@ def check_run_folder(run_folder: str | Path, config: Any) -> Path | None:
     folder = Path(run_folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"the run folder '{folder}' (run.output) is a file")
-    results = [name for name in RESULTS if (folder / name).exists()]
+    results = results_in(folder)
     if not results or config.run.overwrite:
         return None
     if not config.run.resume:
@@ -73,7 +82,7 @@ def prepare_run_folder(run_folder: str | Path, config: Any) -> Path | None:
     checkpoint = check_run_folder(folder, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if config.run.overwrite:
+        if config.run.overwrite or not results_in(folder):
             _delete_results(folder)
         temporary = folder / ".config.yaml.tmp"
         temporary.write_text(config_to_yaml(config), encoding="utf-8")

@@ -38,8 +38,8 @@ def bi_wkv_published(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, *, chun
     check_shape("decay", decay, (k.shape[2],), "(C,)")
     check_shape("bonus", bonus, (k.shape[2],), "(C,)")
     check_same_dtype(k=k, v=v)
-    if chunks < 1:
-        raise ValueError(f"chunks must be at least 1, not {chunks}")
+    if not isinstance(chunks, int) or chunks < 1:
+        raise ValueError(f"chunks must be a whole number of at least 1, not {chunks}")
     compute = torch.promote_types(v.dtype, torch.float32)
     batch, num_tokens, _ = k.shape
     w, u = decay.to(compute)[None, None] / num_tokens, bonus.to(compute)[None, None] / num_tokens

@@ -1,5 +1,7 @@
 """The portable backend of Bi-WKV6 as one differentiable operator, which compilers and checkpointing see as one node."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ def _forward(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: 
     compute = torch.promote_types(v.dtype, torch.float32)
     packing = None if cu_seqlens is None else Packing.from_boundaries(cu_seqlens)
     tokens = [_unpack(tensor.to(compute), packing) for tensor in (r, k, v, w)]
-    with torch.autocast(v.device.type, enabled=False):
+    with _without_autocast(v.device.type):
         y = bi_wkv6_chunked(*tokens, u.to(compute))
     return _pack(y, packing).to(v.dtype)
 
@@ -31,12 +33,19 @@ def _backward(
     compute = torch.promote_types(v.dtype, torch.float32)
     packing = None if cu_seqlens is None else Packing.from_boundaries(cu_seqlens)
     tokens = [_unpack(tensor.to(compute), packing) for tensor in (grad, r, k, v, w)]
-    with torch.autocast(v.device.type, enabled=False):
+    with _without_autocast(v.device.type):
         *grads, grad_u = bi_wkv6_chunked_backward(*tokens, u.to(compute))
     grad_r, grad_k, grad_v, grad_w = (
         _pack(tensor, packing).to(like.dtype) for tensor, like in zip(grads, (r, k, v, w), strict=True)
     )
     return grad_r, grad_k, grad_v, grad_w, grad_u.to(u.dtype)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[None]:
+    """Products of matrices in full precision. Nothing at all where autocast is off: an exported graph would show it."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def _unpack(tensor: Tensor, packing: Packing | None) -> Tensor:

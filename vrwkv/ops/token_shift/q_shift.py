@@ -27,11 +27,13 @@ def q_shift(x: Tensor, grid: tuple[int, int], *, num_heads: int = 1, shift: int 
         (B, T, C).
 
     Raises:
-        ValueError: T is not height · width, C is not a multiple of num_heads, or shift or gamma is out of range.
+        ValueError: grid is not two positive numbers, T is not height · width, C is not a multiple of num_heads, or shift or gamma is out of range.
     """
     check_floating(x=x)
-    height, width = grid
     check_shape("x", x, (None, None, None), "(B, T, C)")
+    if not isinstance(grid, (tuple, list)) or len(grid) != 2 or grid[0] < 1 or grid[1] < 1:
+        raise ValueError(f"grid must be (height, width), each at least 1, not {grid}")
+    height, width = grid
     if x.shape[1] != height * width:
         raise ValueError(f"x has {x.shape[1]} tokens, but grid {height}×{width} has {height * width}")
     if num_heads < 1 or x.shape[2] % num_heads:
