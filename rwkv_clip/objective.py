@@ -34,7 +34,7 @@ class ContrastiveObjective:
         self.loss_name = loss
         self.rank, self.world_size = rank, world_size
         if loss == "clip":
-            self.criterion: nn.Module = ClipLoss(gather_with_grad=True, rank=rank, world_size=world_size)
+            self.criterion: ClipLoss | SigLipLoss = ClipLoss(gather_with_grad=True, rank=rank, world_size=world_size)
         else:
             self.criterion = SigLipLoss(rank=rank, world_size=world_size)
 
@@ -51,4 +51,5 @@ class ContrastiveObjective:
 
     def after_step(self, model: nn.Module) -> None:
         """Keep the logarithm of the scale within [0, ln 100], as CLIP and RWKV-CLIP do."""
-        model.logit_scale.data.clamp_(0, LARGEST_LOGIT_SCALE)
+        scale = model.get_parameter("logit_scale")
+        scale.data.clamp_(0, LARGEST_LOGIT_SCALE)

@@ -5,6 +5,12 @@ from collections.abc import Callable, Sequence
 
 from vrwkv.errors import InputError
 
+# What optional packages belong to, for those who installed the core only.
+_EXTRAS = {
+    **dict.fromkeys(("tyro", "yaml", "tqdm", "grain", "matplotlib", "tensorboard"), "train"),
+    **dict.fromkeys(("open_clip", "sklearn"), "clip"),
+}
+
 
 def run_command(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> None:
     """Run `main` on the command-line arguments and turn an `InputError` into one line on stderr and exit status 2.
@@ -14,13 +20,18 @@ def run_command(main: Callable[[Sequence[str]], None], arguments: Sequence[str] 
         arguments: defaults to `sys.argv[1:]`.
 
     Raises:
-        SystemExit: status 2 after an `InputError`, 130 after Ctrl-C. Any other exception is a bug and keeps its traceback.
+        SystemExit: status 2 after an `InputError`, 130 after Ctrl-C. Any other exception is a bug: it passes through.
     """
     try:
         main(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
+    except ImportError as error:
+        if extra := _EXTRAS.get((error.name or "").split(".")[0]):
+            print(f"error: {error.name} is not installed: pip install 'vrwkv[{extra}]'", file=sys.stderr)
+            raise SystemExit(2) from None
+        raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None

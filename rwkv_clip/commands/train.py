@@ -109,12 +109,12 @@ def _check_evaluation_data(config: ClipConfig) -> None:
 
 
 def _announce(model: nn.Module, samples: int, loader: TrainLoader, config: ClipConfig) -> None:
-    def millions(module: nn.Module) -> str:
-        return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:.1f} M"
+    def millions(tower: str) -> str:
+        return f"{sum(parameter.numel() for parameter in model.get_submodule(tower).parameters()) / 1e6:.1f} M"
 
     print(
-        f"training {config.model.image.architecture} ({millions(model.visual)} parameters) and text "
-        f"{config.model.text.mixer} ({millions(model.text)}) on {samples} pairs, "
+        f"training {config.model.image.architecture} ({millions('visual')} parameters) and text "
+        f"{config.model.text.mixer} ({millions('text')}) on {samples} pairs, "
         f"{config.train.epochs} epochs of {loader.steps_per_epoch} steps, batch {loader.batch_size}",
         flush=True,
     )

@@ -118,14 +118,10 @@ def test_corrupt_pictures_in_a_larger_set_are_skipped_counted_and_reported(
     shutil.copytree(data / "by_class", tmp_path / "by_class")
     (tmp_path / "by_class" / "red" / "00.png").write_bytes(b"no picture")
     shutil.copy(data / "pairs.csv", tmp_path / "pairs.csv")
-    train.main(
-        [
-            f"run.output={tmp_path / 'run'}",
-            f"data.train.path={tmp_path / 'pairs.csv'}",
-            "data.max_corrupt_fraction=0.05",
-        ]
-        + [*MODEL, "train.epochs=2", "evaluate.retrieval.kind=csv", f"evaluate.retrieval.path={tmp_path / 'pairs.csv'}"]
-    )
+    pairs = tmp_path / "pairs.csv"
+    own = [f"run.output={tmp_path / 'run'}", f"data.train.path={pairs}", "data.max_corrupt_fraction=0.05"]
+    evaluation = ["evaluate.retrieval.kind=csv", f"evaluate.retrieval.path={pairs}"]
+    train.main([*own, *MODEL, "train.epochs=2", *evaluation])
     out = capsys.readouterr().out
     assert "skipped 1 corrupt sample" in out
     assert "00.png" in out

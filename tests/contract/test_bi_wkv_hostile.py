@@ -1,4 +1,4 @@
-"""bi_wkv on keys, decays and values far beyond what training reaches: finite, inside the range of v, and still right."""
+"""bi_wkv on keys, decays and values far beyond those of training: finite, inside the range of v, and still right."""
 
 from itertools import product
 

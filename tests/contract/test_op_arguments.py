@@ -111,7 +111,7 @@ def test_wrong_boundaries(op: WkvOp, case: str) -> None:
 
 @each_op
 def test_packing_needs_a_batch_of_one(op: WkvOp) -> None:
-    with pytest.raises(ValueError, match="^cu_seqlens packs images end to end in a batch of one, but the batch is 2"):
+    with pytest.raises(ValueError, match=r"^cu_seqlens packs images end to end in a batch of one, but the batch is 2"):
         op.function(*op.draw(6, batch=2), cu_seqlens=torch.tensor([0, 6], dtype=torch.int32))
 
 

@@ -1,6 +1,5 @@
 """Which backend runs an op: argument, then VRWKV_BACKEND, then the best that can; and what is said when none can."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -37,7 +36,7 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder() -> Iterator[Recorder]:
+def recorder() -> Recorder:
     recorder = Recorder()
     register_backends(
         "bi_wkv",
@@ -46,7 +45,7 @@ def recorder() -> Iterator[Recorder]:
         recorder.backend("good"),
         recorder.backend("oracle", automatic=False),
     )
-    yield recorder
+    return recorder
 
 
 def is_single(tensors: tuple[Tensor, ...]) -> bool:

@@ -1,5 +1,6 @@
 """Position embeddings on another grid than the one they were learnt on."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -9,5 +10,6 @@ def resample_position_embedding(embedding: Tensor, old_grid: tuple[int, int], ne
     if old_grid == new_grid:
         return embedding
     maps = embedding.unflatten(1, old_grid).permute(0, 3, 1, 2)
-    maps = F.interpolate(maps.float(), size=new_grid, mode="bicubic", align_corners=False)
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    maps = F.interpolate(maps, size=new_grid, mode="bicubic", align_corners=False)
     return maps.permute(0, 2, 3, 1).flatten(1, 2).to(embedding.dtype)

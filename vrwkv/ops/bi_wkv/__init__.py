@@ -24,8 +24,9 @@ def bi_wkv(
 ) -> Tensor:
     """Per channel, a weighted mean of `v` over all tokens, whose weights fall with the distance between tokens.
 
-    Vision-RWKV (arXiv 2403.02308), Eq. 5, with decay and bonus divided by the number of tokens T as in the released code:
-    y_t = Σ_i M(t, i) e^{k_i} v_i / Σ_i M(t, i) e^{k_i},  M(t, i) = e^{-decay/T (|t-i|-1)} for i ≠ t,  M(t, t) = e^{bonus/T}.
+    Vision-RWKV (arXiv 2403.02308), Eq. 5, with decay and bonus divided by the number of tokens T as in released code:
+    y_t = Σ_i M(t, i) e^{k_i} v_i / Σ_i M(t, i) e^{k_i},
+    M(t, i) = e^{-decay/T (|t-i|-1)} for i ≠ t,  M(t, t) = e^{bonus/T}.
 
     Args:
         decay: (C,) decay over the length of the sequence; negative means that far tokens weigh more.
@@ -36,7 +37,8 @@ def bi_wkv(
         backend: "torch" or "naive"; by default VRWKV_BACKEND, else the best that can run.
 
     Returns:
-        (B, T, C), dtype of `v`, each channel within the range of its values. States are float32, or float64 for float64.
+        (B, T, C), dtype of `v`, each channel within the range of its values. States are float32, or float64 for
+        float64.
 
     Raises:
         ValueError: a wrong shape, dtype or device (the message names the argument), or a backend that cannot run.

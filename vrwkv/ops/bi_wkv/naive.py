@@ -8,7 +8,8 @@ def bi_wkv_naive(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, cu_seqlens:
     """Weighted mean of `v` over all tokens, with weights that fall (or grow) with distance; computed in float64.
 
     Vision-RWKV (arXiv 2403.02308), Eq. 5:
-    y_t = Σ_i M(t, i) e^{k_i} v_i / Σ_i M(t, i) e^{k_i},  M(t, i) = e^{-decay/T (|t-i|-1)} for i ≠ t,  M(t, t) = e^{bonus/T}.
+    y_t = Σ_i M(t, i) e^{k_i} v_i / Σ_i M(t, i) e^{k_i},
+    M(t, i) = e^{-decay/T (|t-i|-1)} for i ≠ t,  M(t, t) = e^{bonus/T}.
 
     Args:
         decay: (C,) decay over the length of the sequence; may be negative.
@@ -20,7 +21,7 @@ def bi_wkv_naive(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, cu_seqlens:
     Returns:
         (B, T, C), dtype of `v`. Each channel stays within the range of its values.
     """
-    # float64 whatever the inputs: the sum of T weights stays 1 to the last bit of v's dtype, and autocast leaves it alone.
+    # float64 whatever the inputs: T weights sum to 1 to the last bit of v's dtype, and autocast leaves it alone.
     decay, bonus, keys, values = (tensor.double() for tensor in (decay, bonus, k, v))
     if cu_seqlens is not None:
         lengths = cu_seqlens.diff().tolist()

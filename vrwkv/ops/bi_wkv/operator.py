@@ -20,8 +20,8 @@ def _forward(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, cu_seqlens: Ten
     compute = torch.promote_types(v.dtype, torch.float32)
     decay, bonus, keys, values = (tensor.to(compute) for tensor in (decay, bonus, k, v))
     if cu_seqlens is None:
-        scale = 1.0 / k.shape[1]
-        y = bi_wkv_scan(decay[None, None] * scale, bonus[None, None] * scale, keys, values)[0]
+        w, u = decay[None, None] / k.shape[1], bonus[None, None] / k.shape[1]
+        y = bi_wkv_scan(w, u, keys, values)[0]
         return y.to(v.dtype).contiguous()
     packing = Packing.from_boundaries(cu_seqlens)
     scale = packing.lengths.to(compute).reciprocal()[:, None, None]

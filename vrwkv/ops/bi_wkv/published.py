@@ -1,4 +1,4 @@
-"""Bi-WKV as the released CUDA kernels compute it, which is not the paper's formula: for parity with published weights."""
+"""Bi-WKV as the released CUDA kernels compute it, not by the paper's formula: for parity with published weights."""
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,8 @@ from vrwkv.ops.bi_wkv.scan import LOG_ZERO, exclusive_scan, scan_both_directions
 def bi_wkv_published(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, *, chunks: int = 32) -> Tensor:
     """Forward of the released kernels: like `bi_wkv`, but with the weights that their chunking really gives.
 
-    The kernels cut T tokens into `chunks` pieces of L = ceil(T / chunks). With w = decay/T, u = bonus/T and t₀ the first
-    token of t's piece, the weight of token i for token t is e^{k_i} times
+    The kernels cut T tokens into `chunks` pieces of L = ceil(T / chunks). With w = decay/T, u = bonus/T and t₀ the
+    first token of t's piece, the weight of token i for token t is e^{k_i} times
 
     - e^{-w(t-i)} before the piece and e^{-w(i-t)} after t (one step further than Eq. 5 of the paper),
     - e^{-w(t-i-1)} + [i > t₀] (1 - e^w) e^{w(t-i)} inside the piece before t,
@@ -24,7 +24,8 @@ def bi_wkv_published(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, *, chun
     Args:
         decay, bonus: (C,) the model's parameters, divided by T inside.
         k, v: (B, T, C).
-        chunks: 32 for the newer kernels and most of the older ones, 16 for the older ones behind VRWKV-L and segmentation.
+        chunks: 32 for the newer kernels and most of the older ones, 16 for the older ones behind VRWKV-L and
+            segmentation.
 
     Returns:
         (B, T, C), dtype of `v`; computed in float32, or float64 if `v` is.
@@ -65,7 +66,7 @@ def bi_wkv_published(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, *, chun
     leak_keys = torch.where(first, LOG_ZERO, by_chunk(keys))
     leak = exclusive_scan(leak_keys, by_chunk(values)[None], -w)
     leak_factor = 1 - torch.exp(w)
-    terms = [
+    terms: list[tuple[float | Tensor, Tensor, Tensor]] = [
         (1.0, earlier_log_mass - w * (position + 1), earlier_mean),
         (1.0, inside.log_mass, inside.mean[0]),
         (leak_factor, leak.log_mass + w, leak.mean[0]),
@@ -75,6 +76,6 @@ def bi_wkv_published(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, *, chun
     ]
     scale = torch.stack([log_weight for _, log_weight, _ in terms]).amax(0).detach()
     weights = [sign * torch.exp(log_weight - scale) for sign, log_weight, _ in terms]
-    numerator = sum(weight * mean for weight, (_, _, mean) in zip(weights, terms, strict=True))
-    y = by_image(numerator / sum(weights))
+    numerator = torch.stack([weight * mean for weight, (_, _, mean) in zip(weights, terms, strict=True)]).sum(0)
+    y = by_image(numerator / torch.stack(weights).sum(0))
     return y[:, :num_tokens].to(v.dtype)

@@ -108,7 +108,7 @@ def scan_both_directions(key: Tensor, values: Tensor, decay: Tensor) -> tuple[St
 
 
 def relative_keys(k: Tensor) -> Tensor:
-    """Keys (B, T, C) less the largest of their channel: the mean stays the same, and log-masses are small and so exact."""
+    """Keys (B, T, C) less the largest of their channel: the mean stays as it is, and log-masses keep more digits."""
     return k - k.amax(1, keepdim=True)
 
 

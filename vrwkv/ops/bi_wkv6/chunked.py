@@ -1,8 +1,8 @@
 """Bi-WKV6 in O(T) with plain torch ops: matrix products inside a chunk, one state per chunk and direction for the rest.
 
-No weight is ever formed as a quotient: each is the exponential of a sum of non-positive logarithms, so it lies in [0, 1]
-however strong the decay. Inside a chunk that takes halving: tokens of two neighbouring halves weigh each other by what
-lies between them and their common border, one factor for each side; then each half is halved in turn.
+No weight is ever formed as a quotient: each is the exponential of a sum of non-positive logarithms, so it lies in
+[0, 1] however strong the decay. Inside a chunk that takes halving: tokens of two neighbouring halves weigh each other
+by what lies between them and their common border, one factor for each side; then each half is halved in turn.
 Letters in this file: B batch, H heads, n chunks, c tokens of a chunk, N head size.
 """
 
@@ -206,4 +206,5 @@ def bi_wkv6_chunked_backward(
         first, second = (targets * grad_targets + sources * grad_sources).unbind(4)
         crossing = crossing + join_halves(torch.stack([_sum_before(first), _sum_after(second)], dim=4))
     grad_w = crossing * chunks.log_decay
-    return (*(from_chunks(tensor, num_tokens) for tensor in (grad_r, grad_k, grad_v, grad_w)), grad_u)
+    grad_r, grad_k, grad_v, grad_w = (from_chunks(tensor, num_tokens) for tensor in (grad_r, grad_k, grad_v, grad_w))
+    return grad_r, grad_k, grad_v, grad_w, grad_u

@@ -1,4 +1,4 @@
-"""Bi-WKV6 by its definition: every pair of tokens, every channel. O(T²) memory; the oracle that faster backends answer to."""
+"""Bi-WKV6 by its definition: every pair of tokens, every channel. O(T²) memory; what faster backends answer to."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,8 @@ from torch import Tensor
 def bi_wkv6_naive(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
     """Bidirectional RWKV-6: linear attention whose keys decay with what lies between two tokens; computed in float64.
 
-    y_t = Σ_s Σ_j r_t[j] W_ts[j] k_s[j] v_s,  W_tt = u,  W_ts = Π_{m strictly between s and t} D_m,  D_m = exp(-exp(w_m)).
+    y_t = Σ_s Σ_j r_t[j] W_ts[j] k_s[j] v_s,  W_tt = u,
+    W_ts = Π_{m strictly between s and t} D_m,  D_m = exp(-exp(w_m)).
 
     Args:
         r, k, v, w: (B, T, H, N).
@@ -21,8 +22,9 @@ def bi_wkv6_naive(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seql
     receptance, keys, values, raw_decay, bonus = (tensor.double() for tensor in (r, k, v, w, u))
     if cu_seqlens is not None:
         lengths = cu_seqlens.diff().tolist()
-        pieces = zip(*(x.split(lengths, dim=1) for x in (receptance, keys, values, raw_decay)), strict=True)
-        return torch.cat([bi_wkv6_naive(*piece, bonus) for piece in pieces], dim=1).to(v.dtype)
+        tokens = [tensor.split(lengths, dim=1) for tensor in (receptance, keys, values, raw_decay)]
+        images = [bi_wkv6_naive(r, k, v, w, bonus) for r, k, v, w in zip(*tokens, strict=True)]
+        return torch.cat(images, dim=1).to(v.dtype)
     log_decay = -torch.exp(raw_decay.clamp(max=80))
     num_tokens = r.shape[1]
     target = torch.arange(num_tokens, device=r.device)[:, None]

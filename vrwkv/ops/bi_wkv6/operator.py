@@ -21,9 +21,9 @@ def bi_wkv6_torch(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seql
 def _forward(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     compute = torch.promote_types(v.dtype, torch.float32)
     packing = None if cu_seqlens is None else Packing.from_boundaries(cu_seqlens)
-    tokens = [_unpack(tensor.to(compute), packing) for tensor in (r, k, v, w)]
+    receptance, keys, values, decays = (_unpack(tensor.to(compute), packing) for tensor in (r, k, v, w))
     with _without_autocast(v.device.type):
-        y = bi_wkv6_chunked(*tokens, u.to(compute))
+        y = bi_wkv6_chunked(receptance, keys, values, decays, u.to(compute))
     return _pack(y, packing).to(v.dtype)
 
 
@@ -32,9 +32,9 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     compute = torch.promote_types(v.dtype, torch.float32)
     packing = None if cu_seqlens is None else Packing.from_boundaries(cu_seqlens)
-    tokens = [_unpack(tensor.to(compute), packing) for tensor in (grad, r, k, v, w)]
+    g, receptance, keys, values, decays = (_unpack(tensor.to(compute), packing) for tensor in (grad, r, k, v, w))
     with _without_autocast(v.device.type):
-        *grads, grad_u = bi_wkv6_chunked_backward(*tokens, u.to(compute))
+        *grads, grad_u = bi_wkv6_chunked_backward(g, receptance, keys, values, decays, u.to(compute))
     grad_r, grad_k, grad_v, grad_w = (
         _pack(tensor, packing).to(like.dtype) for tensor, like in zip(grads, (r, k, v, w), strict=True)
     )

@@ -27,7 +27,8 @@ def q_shift(x: Tensor, grid: tuple[int, int], *, num_heads: int = 1, shift: int 
         (B, T, C).
 
     Raises:
-        ValueError: grid is not two positive numbers, T is not height · width, C is not a multiple of num_heads, or shift or gamma is out of range.
+        ValueError: grid is not two positive numbers, T is not height · width, C is not a multiple of num_heads, or
+            shift or gamma is out of range.
     """
     check_floating(x=x)
     check_shape("x", x, (None, None, None), "(B, T, C)")
