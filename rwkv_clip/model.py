@@ -1,6 +1,7 @@
 """Two-tower models: from a configuration, from an open_clip name, or from a finished run."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -138,7 +139,7 @@ class ModelConfig:
                 "heads": text.num_heads,
                 "mlp_ratio": text.mlp_ratio,
             },
-            "init_logit_scale": -torch.tensor(self.init_temperature, dtype=torch.float64).log().item(),
+            "init_logit_scale": -math.log(self.init_temperature),
             "init_logit_bias": self.init_bias,
         }
 

@@ -26,8 +26,19 @@ def test_results_are_not_overwritten_unasked(tmp_path: Path) -> None:
     config = Config(RunConfig(str(tmp_path)))
     (tmp_path / "notes.txt").write_text("mine")
     assert prepare_run_folder(tmp_path, config) is None
-    with pytest.raises(InputError, match=r"already holds results \(config.yaml\).*run.resume=true.*run.overwrite=true"):
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    said = r"already holds results \(config.yaml, metrics.jsonl\).*run.resume=true.*run.overwrite=true"
+    with pytest.raises(InputError, match=said):
         prepare_run_folder(tmp_path, config)
+
+
+def test_a_run_that_failed_before_its_first_step_is_not_in_the_way(tmp_path: Path) -> None:
+    config = Config(RunConfig(str(tmp_path)))
+    prepare_run_folder(tmp_path, config)
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "tensorboard").mkdir()
+    assert prepare_run_folder(tmp_path, config) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml"]
 
 
 def test_overwriting_deletes_results_and_nothing_else(tmp_path: Path) -> None:
@@ -53,6 +64,7 @@ def test_resuming_finds_the_newest_checkpoint_or_starts_anew(tmp_path: Path) -> 
 
 def test_resuming_with_another_configuration_names_the_first_key(tmp_path: Path) -> None:
     prepare_run_folder(tmp_path, Config(RunConfig(str(tmp_path))))
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
     resume = RunConfig(str(tmp_path), resume=True)
     for config, key in (
         (Config(resume, TrainConfig(lr=1.0), data=Data(16)), "train.lr"),
