@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import vrwkv
 from vrwkv.models import registry
 
-NAMES = sorted(registry.__all__)
+NAMES = sorted(set(registry.__all__))
 # Widths that keep each model's number of heads, at most a third of the full ones.
 WIDTHS = {
     "vrwkv_tiny_patch16_224": 48,

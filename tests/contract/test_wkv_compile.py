@@ -1,5 +1,6 @@
 """bi_wkv and bi_wkv6 under torch.compile, activation checkpointing and autocast."""
 
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +16,10 @@ from wkv_ops_under_test import (
     output_and_gradients,
     output_gradient,
     runs,
+)
+
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="Inductor compiles C++ on the CPU"
 )
 
 
@@ -41,6 +46,7 @@ def test_compiled_equals_eager(run: Run) -> None:
     assert_all_agree(run.op, output_and_gradients(compiled, inputs, grad), eager, tolerance=2e-6)
 
 
+@needs_compiler
 @fast_runs
 def test_compiled_on_other_layouts(run: Run) -> None:
     """Inductor holds the operators to the strides that their fake registrations promise."""
@@ -51,6 +57,7 @@ def test_compiled_on_other_layouts(run: Run) -> None:
     assert_all_agree(run.op, output_and_gradients(compiled, inputs, grad, backend=run.backend), eager)
 
 
+@needs_compiler
 @fast_runs
 def test_compiled_by_inductor(run: Run) -> None:
     inputs = run.draw(20, dtype=torch.float32)
