@@ -17,6 +17,7 @@ from rwkv_clip.open_clip_adapter import register
 from rwkv_clip.published import from_published_names, open_clip_config
 from rwkv_clip.text import MIXERS
 from vrwkv.errors import InputError
+from vrwkv.models import registry
 from vrwkv.models.containers import read_state_dict
 from vrwkv.models.published import load_strictly, strip_prefixes
 
@@ -83,7 +84,10 @@ class ModelConfig:
             nearest = get_close_matches(self.text.mixer, MIXERS, 1, 0.0)[0]
             raise InputError(f"model.text.mixer {self.text.mixer!r} is unknown; did you mean {nearest!r}?")
         if not timm.is_model(self.image.architecture):
-            near = get_close_matches(self.image.architecture, timm.list_models(), 1, 0.0)[0]
+            near = [
+                *get_close_matches(self.image.architecture, registry.__all__, 1, 0.6),
+                *get_close_matches(self.image.architecture, timm.list_models(), 1, 0.0),
+            ][0]
             raise InputError(
                 f"model.image.architecture {self.image.architecture!r} is no model of timm or of this toolkit; "
                 f"did you mean {near!r}?"

@@ -11,6 +11,7 @@ from typing import Any
 import open_clip
 import open_clip.model
 import timm
+import torch
 from open_clip.timm_model import TimmModel
 from timm.layers import to_2tuple
 from torch import nn
@@ -62,12 +63,18 @@ class ImageTower(TimmModel):
         if proj not in ("none", "linear"):
             raise InputError(f"timm_proj must be 'none' or 'linear', not {proj!r}")
         if proj == "linear":
-            self.head.append(nn.Linear(width, embed_dim, bias=False))
+            self.head.add_module("proj", nn.Linear(width, embed_dim, bias=False))
         elif width != embed_dim:
             raise InputError(
                 f"image tower {model_name} has features of width {width}, but embed_dim is {embed_dim}; "
                 "make them equal or project linearly"
             )
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """What the trunk exempts from weight decay; open_clip's adapter does not ask it."""
+        exempt = getattr(self.trunk, "no_weight_decay", set)
+        return {f"trunk.{name}" for name in exempt()}
 
 
 def _build_image_tower(embed_dim: int, vision_cfg: dict[str, Any]) -> ImageTower:

@@ -90,6 +90,7 @@ def test_b32_and_its_preprocessing() -> None:
     weight = model.visual.trunk.blocks[3].spatial_mix.key.weight
     assert weight.abs().max() <= 1 / 640**0.5
     assert not model.visual.trunk.pos_embed.any()
+    assert "visual.trunk.pos_embed" in model.no_weight_decay()
     tokenizer = open_clip.get_tokenizer("RWKV-CLIP-B-32")
     ids = tokenizer(["a photo of a dog.", "two words"])
     assert ids.shape == (2, 77)
@@ -145,6 +146,7 @@ def test_intermediates(model: nn.Module, images: Tensor, ids: Tensor) -> None:
     assert [feature.shape for feature in only["image_intermediates"]] == [(2, 16, 32)] * 2
 
 
+@pytest.mark.filterwarnings("ignore:Importing from timm.models.helpers")
 def test_locking_the_image_tower(model: nn.Module) -> None:
     model.lock_image_tower(unlocked_groups=1)
     trunk = {n: parameter.requires_grad for n, parameter in model.visual.trunk.named_parameters()}
@@ -176,7 +178,8 @@ def test_gradient_checkpointing_and_weight_decay(model: nn.Module, images: Tenso
     names = dict(model.named_parameters()).keys()
     exempt = model.no_weight_decay()
     assert exempt <= names
-    assert {"visual.pos_embed", "text.token_embedding.weight"} & exempt
+    assert {"visual.trunk.pos_embed", "visual.trunk.blocks.1.spatial_mix.bonus"} <= exempt
+    assert {"text.token_embedding.weight", "text.blocks.2.time_mix.bonus"} <= exempt
     optimizer = create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=0.1)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
 
@@ -220,7 +223,12 @@ def test_open_clips_own_models_still_build(tmp_path: Path) -> None:
         json.dumps(
             {
                 "embed_dim": 16,
-                "vision_cfg": {"timm_model_name": "resnet10t", "timm_pool": "", "timm_proj": "linear", "image_size": 32},
+                "vision_cfg": {
+                    "timm_model_name": "resnet10t",
+                    "timm_pool": "",
+                    "timm_proj": "linear",
+                    "image_size": 32,
+                },
                 "text_cfg": OWN_VIT["text_cfg"],
             }
         )

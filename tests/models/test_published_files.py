@@ -1,4 +1,4 @@
-"""Published checkpoints in every wrapping that they come in, read by `vrwkv.load_published`; and files to be refused."""
+"""Published checkpoints in every wrapping they come in, read by `vrwkv.load_published`; and files to be refused."""
 
 import os
 import pickle
