@@ -102,3 +102,16 @@ def test_with_shuffled_captions_there_is_nothing_to_learn(tmp_path: Path) -> Non
     # Ten classes: chance is 0.1, and four standard deviations on 359 images are 0.063.
     assert results["zero_shot_top1"] < 0.1 + 0.063 + 0.05
     assert results["zero_shot_mean_per_class"] < 0.22
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configs" / "clip").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_builds_its_model(recipe: Path) -> None:
+    config = load_config(ClipConfig, recipe)
+    with torch.device("meta"):
+        model = rwkv_clip.create_model(config.model)
+    size = config.model.image.image_size
+    features = model.encode_image(torch.empty(2, 3, size, size, device="meta"))
+    ids = torch.zeros(2, config.model.text.context_length, dtype=torch.long, device="meta")
+    assert features.shape == model.encode_text(ids).shape == (2, config.model.embed_dim)
+    if recipe.stem == "rwkv_clip_b32":
+        assert sum(parameter.numel() for parameter in model.parameters()) == 149_561_601
