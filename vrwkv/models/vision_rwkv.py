@@ -1,15 +1,14 @@
 """Vision-RWKV: patch tokens, a stack of RWKV blocks, pooling. Behaves like timm's vision transformers."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from timm.layers import resample_patch_embed, to_2tuple, trunc_normal_
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vrwkv.layers import Block, PatchEmbed
+from vrwkv.models.block_outputs import BlockOutputs
 from vrwkv.models.position import resample_position_embedding
 from vrwkv.models.published import accept_published_keys
 
@@ -17,7 +16,7 @@ POOLS = ("", "avg", "max", "avgmax", "token")
 WEIGHT_INITS = ("published", "torch", "skip")
 
 
-class VisionRWKV(nn.Module):
+class VisionRWKV(BlockOutputs):
     """Image backbone and classifier with linear-time token mixing (arXiv 2403.02308).
 
     Any image size works: the right and bottom are padded to whole patches, and the position embedding is resized
@@ -263,90 +262,6 @@ class VisionRWKV(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) images -> (B, num_classes), or pooled features (B, C) without a classifier."""
         return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        return_prefix_tokens: bool = False,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-        output_dict: bool = False,
-    ) -> Any:
-        """Outputs of chosen blocks, as timm's vision transformers give them.
-
-        Args:
-            x: (B, in_chans, H, W) images.
-            indices: the last n blocks if an int, those listed if a list, all if None.
-            return_prefix_tokens: accepted for timm's sake; a class token here is a suffix and is left out.
-            norm: apply the final norm to every output.
-            stop_early: do not run blocks after the last one asked for.
-            output_fmt: "NCHW" maps or "NLC" tokens.
-            intermediates_only: leave out the final features.
-            output_dict: return a dict with `image_intermediates` and `image_features`.
-        """
-        if output_fmt not in ("NCHW", "NLC"):
-            raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', not {output_fmt!r}")
-        wanted, last = feature_take_indices(len(self.blocks), indices)
-        x, grid = self._embed(x)
-        outputs = []
-        for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
-            x = self._run_block(block, x, grid)
-            if index in wanted:
-                tokens = self.norm(x) if norm else x
-                tokens = tokens if self.cls_token is None else tokens[:, :-1]
-                outputs.append(_to_map(tokens, grid) if output_fmt == "NCHW" else tokens)
-        if intermediates_only:
-            return {"image_intermediates": outputs} if output_dict else outputs
-        x = self.norm(x)
-        return {"image_intermediates": outputs, "image_features": x} if output_dict else (x, outputs)
-
-    def forward_maps(self, x: Tensor, out_indices: int | Sequence[int] = -1) -> tuple[Tensor, ...]:
-        """Feature maps under the published rule: the final norm is applied after the last block only.
-
-        Args:
-            x: (B, in_chans, H, W) images.
-            out_indices: blocks to take, negative ones counted from the end.
-
-        Returns:
-            One (B, C, h, w) map per block asked for, in the order of the blocks.
-
-        Raises:
-            ValueError: an index beyond the blocks, or none at all.
-        """
-        depth = len(self.blocks)
-        asked = [out_indices] if isinstance(out_indices, int) else list(out_indices)
-        bad = [index for index in asked if not -depth <= index < depth]
-        if bad or not asked:
-            raise ValueError(f"out_indices must lie between {-depth} and {depth - 1}, not {bad or asked}")
-        wanted = {index % depth for index in asked}
-        x, grid = self._embed(x)
-        maps = []
-        for index, block in enumerate(self.blocks[: max(wanted) + 1]):
-            x = self._run_block(block, x, grid)
-            if index in wanted:
-                tokens = self.norm(x) if index == depth - 1 else x
-                maps.append(_to_map(tokens if self.cls_token is None else tokens[:, :-1], grid))
-        return tuple(maps)
-
-    @torch.jit.ignore
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop the blocks, and if asked the final norm and the classifier, that chosen outputs do not need."""
-        wanted, last = feature_take_indices(len(self.blocks), indices)
-        self.blocks = self.blocks[: last + 1]
-        if prune_norm:
-            self.norm = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0, "")
-        return wanted
-
-
-def _to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    return tokens.unflatten(1, grid).permute(0, 3, 1, 2).contiguous()
 
 
 def _init_linear(module: nn.Module) -> None:
