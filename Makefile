@@ -9,6 +9,9 @@ OLDEST := .venv-oldest
 # Two test processes with one thread each: faster on small machines than one process with all threads.
 PYTEST_OPTIONS := -n 2 --dist loadfile
 
+# Threads that wait give their core away: beside other work, spinning ones slow a small machine down tenfold.
+export OMP_WAIT_POLICY := PASSIVE
+
 .PHONY: help demo test contract test-oldest bench lint format clean
 
 help:
