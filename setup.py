@@ -2,8 +2,15 @@
 
 from setuptools import find_packages, setup
 
+DATA = ["rwkv_clip.model_configs", "vrwkv.configs", "vrwkv.configs.clip"]
+
 setup(
-    packages=[*find_packages(include=["vrwkv*", "rwkv_clip*"]), "vrwkv.configs"],
-    package_dir={"vrwkv.configs": "configs"},
-    package_data={"vrwkv.configs": ["**/*.yaml"], "rwkv_clip": ["model_configs/*.json"]},
+    packages=[
+        *find_packages(include=["vrwkv*", "rwkv_clip*"]),
+        "rwkv_clip.model_configs",
+        "vrwkv.configs",
+        "vrwkv.configs.clip",
+    ],
+    package_dir={"vrwkv.configs": "configs", "vrwkv.configs.clip": "configs/clip"},
+    package_data={"vrwkv.configs.clip": ["*.yaml"], "rwkv_clip.model_configs": ["*.json"]},
 )

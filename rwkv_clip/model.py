@@ -204,7 +204,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[CustomTe
     path = Path(path)
     if path.is_dir():
         if not (path / "model.safetensors").is_file():
-            raise InputError(f"{path} holds no model.safetensors; is it a run folder whose training has finished?")
+            raise InputError(f"{path} holds no model.safetensors; has its training finished (run.resume=true goes on)?")
         path = path / "model.safetensors"
     state_dict = {strip_prefixes(name): tensor for name, tensor in read_state_dict(path).items()}
     if "image_model.pos_embed" in state_dict:

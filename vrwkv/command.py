@@ -1,5 +1,6 @@
 """How a console command ends: cleanly, or with one clear line when the user's input was at fault."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,6 +25,7 @@ def run_command(main: Callable[[Sequence[str]], None], arguments: Sequence[str] 
     """
     try:
         main(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -32,6 +34,10 @@ def run_command(main: Callable[[Sequence[str]], None], arguments: Sequence[str] 
             print(f"error: {error.name} is not installed: pip install 'vrwkv[{extra}]'", file=sys.stderr)
             raise SystemExit(2) from None
         raise
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; keep Python from complaining about it once more while it shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None

@@ -80,7 +80,8 @@ def record_retrieval(
         The numbers under their names in results.json.
     """
     evaluation = evaluate_retrieval(encoder, data, prefix)
-    numbers = evaluation.result.metrics()
+    counts = {"retrieval_images": evaluation.result.image_queries, "retrieval_captions": evaluation.result.text_queries}
+    numbers = {**evaluation.result.metrics(), **counts}
     count = sum(skipped.count for skipped in evaluation.skipped)
     for skipped in evaluation.skipped:
         if skipped.count:

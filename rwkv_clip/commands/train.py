@@ -63,13 +63,13 @@ def train(config: ClipConfig) -> dict[str, Any]:
             _announce(model, len(source), loader, config)
 
         def evaluate(model: nn.Module, step: int) -> dict[str, float]:
-            if config.evaluate.zero_shot is None:
-                return {}
+            assert config.evaluate.zero_shot is not None
             now = dataclasses.replace(encoder, model=model)
             result = evaluate_zero_shot(now, config.evaluate.zero_shot).result
             return {"zero_shot_top1": result.top1, "zero_shot_top5": result.top5}
 
-        fitted = fit(model, objective, loader, config, run_folder, distributed, evaluate)
+        evaluation = evaluate if config.evaluate.zero_shot is not None else None
+        fitted = fit(model, objective, loader, config, run_folder, distributed, evaluation)
         if not distributed.is_main:
             return {}
         save_weights(fitted.model, run_folder / "model.safetensors", save_metadata(config.model))
@@ -112,10 +112,13 @@ def _announce(model: nn.Module, samples: int, loader: TrainLoader, config: ClipC
     def millions(tower: str) -> str:
         return f"{sum(parameter.numel() for parameter in model.get_submodule(tower).parameters()) / 1e6:.1f} M"
 
+    steps = loader.steps_per_epoch
+    left_out = samples - steps * loader.batch_size
     print(
         f"training {config.model.image.architecture} ({millions('visual')} parameters) and text "
         f"{config.model.text.mixer} ({millions('text')}) on {samples} pairs, "
-        f"{config.train.epochs} epochs of {loader.steps_per_epoch} steps, batch {loader.batch_size}",
+        f"{config.train.epochs} epochs of {steps} {'step' if steps == 1 else 'steps'}, batch {loader.batch_size}"
+        + (f" ({left_out} random pairs, less than a batch, are left out of each epoch)" if left_out else ""),
         flush=True,
     )
 

@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_common_arguments(parser)
     parser.add_argument("--image", nargs="+", type=Path, metavar="FILE", help="pictures to classify")
-    parser.add_argument("--classes", nargs="+", metavar="NAME", help="class names; by default the set's own")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="class names; probabilities are among them")
     parser.add_argument("--folder", metavar="DIR", help="labelled images, one sub-folder a class, not the run's set")
     parser.add_argument(
         "--templates",
@@ -70,6 +70,7 @@ def main(arguments: Sequence[str]) -> None:
     classes = options.classes or (labelled_source(data).class_names if data is not None else None)
     if classes is None:
         raise InputError(f"{options.run} names no classes; say which to choose from: --classes NAME NAME ...")
+    require(len(classes) > 1, f"--classes needs at least two names to choose between, not only {classes[0]!r}")
     _classify(load_encoder(options), options.image, classes, _templates(options, data))
 
 

@@ -76,6 +76,9 @@ def format_results(results: Mapping[str, Any]) -> str:
     ]
     if results.get("zero_shot_samples") is not None:
         lines.append(f"{'zero-shot images':<28}{results['zero_shot_samples']:6d}")
+    for key, name in (("retrieval_images", "retrieval images"), ("retrieval_captions", "distinct captions")):
+        if results.get(key) is not None:
+            lines.append(f"{name:<28}{results[key]:6d}")
     if results.get("skipped"):
         lines.append(f"{'skipped':<28}{format_skipped(results['skipped'])}")
     return "\n".join(lines) if lines else "no results yet"

@@ -127,7 +127,7 @@ def test_weights_that_do_not_fit_what_the_file_says(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no model\.safetensors; is it a run folder"):
+    with pytest.raises(InputError, match=r"holds no model\.safetensors; has its training finished"):
         rwkv_clip.load(tmp_path)
 
 

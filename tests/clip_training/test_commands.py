@@ -86,7 +86,9 @@ def test_trains_on_a_csv_then_classifies_pictures_and_retrieves(
 
 def test_shards_give_the_same_retrieval_as_the_csv(data: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     retrieval.main([str(run), "--data", str(data / "pairs.tar")])
-    assert "text to image R@1           100.00 %" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "text to image R@1           100.00 %" in out
+    assert "distinct captions                4" in out
 
 
 def test_trains_on_shards_and_folders(data: Path, tmp_path: Path) -> None:
@@ -180,6 +182,7 @@ def test_mistakes_in_evaluation_are_one_line(
     red = str(data / "by_class/red/00.png")
     assert "nowhere" in mistake(zero_shot.main, ["nowhere", "--image", red, "--classes", "a", "b"], capsys)
     assert "--classes" in mistake(zero_shot.main, [str(run), "--image", red], capsys)
+    assert "two names" in mistake(zero_shot.main, [str(run), "--image", red, "--classes", "a"], capsys)
     assert "--folder" in mistake(zero_shot.main, [str(run)], capsys)
     assert "nothing.png" in mistake(zero_shot.main, [str(run), "--image", "nothing.png", "--classes", "a", "b"], capsys)
     (tmp_path / "text.png").write_text("no picture")

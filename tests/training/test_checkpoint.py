@@ -49,7 +49,16 @@ def assert_same_state(first: nn.Module, second: nn.Module) -> None:
         assert torch.equal(expected, actual), name
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lamb", "lion", "adafactor", "lookahead_adamw", "nadamw"])
+# timm's own NAdamW calls a method that the optimisers of the oldest supported torch do not have.
+needs_newer_torch = pytest.mark.skipif(
+    not hasattr(torch.optim.Optimizer, "_cuda_graph_capture_health_check"), reason="timm's nadamw needs a newer torch"
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["adamw", "sgd", "lamb", "lion", "adafactor", "lookahead_adamw", pytest.param("nadamw", marks=needs_newer_torch)],
+)
 def test_training_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path, name: str) -> None:
     model, optimizer = trained(name)
     path = save_checkpoint(tmp_path, 3, model, optimizer, extra={"a": 0.1})

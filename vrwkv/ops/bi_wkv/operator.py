@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from vrwkv.ops.bi_wkv.scan import LOG_ZERO, bi_wkv_scan, bi_wkv_scan_backward
+from vrwkv.ops.exporting import exporting
 from vrwkv.ops.packing import Packing
 
 
 def bi_wkv_torch(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
     """Bi-WKV with plain torch ops on any device, O(T) time and memory; arguments as `vrwkv.ops.bi_wkv`."""
-    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+    if exporting():
         if cu_seqlens is not None:
             raise ValueError("cu_seqlens cannot be exported: the number of packed sequences is data; export a batch")
         return _forward(decay, bonus, k, v, None)

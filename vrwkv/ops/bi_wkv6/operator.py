@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from vrwkv.ops.bi_wkv6.chunked import bi_wkv6_chunked, bi_wkv6_chunked_backward
+from vrwkv.ops.exporting import exporting
 from vrwkv.ops.packing import Packing
 
 
 def bi_wkv6_torch(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
     """Bi-WKV6 with plain torch ops on any device, O(T) time and memory; arguments as `vrwkv.ops.bi_wkv6`."""
-    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+    if exporting():
         if cu_seqlens is not None:
             raise ValueError("cu_seqlens cannot be exported: the number of packed sequences is data; export a batch")
         return _forward(r, k, v, w, u, None)

@@ -1,0 +1,11 @@
+"""Whether the code runs inside an exporter, where ops are written out in standard operators instead of our own."""
+
+import torch
+
+
+def exporting() -> bool:
+    """True under torch.export and the ONNX exporters, False under torch.compile.
+
+    The flag itself is read, because torch.compile of torch 2.11 takes `torch.compiler.is_exporting()` for true.
+    """
+    return bool(getattr(torch.compiler, "_is_exporting_flag", False)) or torch.onnx.is_in_onnx_export()
