@@ -17,6 +17,8 @@ from wkv_ops_under_test import (
     runs,
 )
 
+from vrwkv.ops import available_backends
+
 
 def leaves(inputs: list[Tensor]) -> list[Tensor]:
     return [tensor.detach().requires_grad_() for tensor in inputs]
@@ -54,38 +56,53 @@ def test_second_derivatives_are_right_or_refused(run: Run) -> None:
     assert refusal is None or "no autograd formula was registered" in refusal
 
 
+def operators(op: WkvOp) -> list[str]:
+    """Names of the op's operators: the portable one, and that of the compiled backend."""
+    backends = [backend for backend in available_backends(op.name) if backend == "cpu"]
+    return [op.name, *(f"{op.name}_{backend}" for backend in backends)]
+
+
 def samples(op: WkvOp) -> dict[str, list[Any]]:
-    """Arguments of the operator itself, cu_seqlens last."""
+    """Arguments of the operator itself, those that may be None last."""
     plain = op.draw(19, dtype=torch.float32)
     transposed = [x.transpose(0, 1).contiguous().transpose(0, 1) if x.ndim > 2 else x for x in plain]
     halves = ("k", "v", "r")
     mixed = [x.bfloat16() if name in halves else x for name, x in zip(op.arguments, plain, strict=True)]
-    return {
-        "plain": [*plain, None],
-        "one_token": [*op.draw(1, dtype=torch.float32), None],
-        "transposed": [*transposed, None],
-        "mixed_types": [*mixed, None],
-        "packed": [*op.draw(9, batch=1), torch.tensor([0, 2, 9], dtype=torch.int32)],
+    packed = op.draw(9, batch=1, dtype=torch.float32)
+    boundaries = torch.tensor([0, 2, 9], dtype=torch.int32)
+    no_gate = [None] * op.has_gate
+    found = {
+        "plain": [*plain, *no_gate, None],
+        "one_token": [*op.draw(1, dtype=torch.float32), *no_gate, None],
+        "transposed": [*transposed, *no_gate, None],
+        "mixed_types": [*mixed, *no_gate, None],
+        "packed": [*packed, *no_gate, boundaries],
     }
+    if op.has_gate:
+        found |= {"gated": [*plain, op.value(plain), None], "gated_packed": [*packed, op.value(packed), boundaries]}
+    return found
 
 
-SAMPLES = [(op, name) for op in WKV_OPS for name in samples(op)]
-by_sample = pytest.mark.parametrize(("op", "sample"), SAMPLES, ids=[f"{op.name}-{name}" for op, name in SAMPLES])
+SAMPLES = [(op, operator, name) for op in WKV_OPS for operator in operators(op) for name in samples(op)]
+by_sample = pytest.mark.parametrize(
+    ("op", "operator", "sample"), SAMPLES, ids=[f"{operator}-{name}" for _, operator, name in SAMPLES]
+)
 
 
 @by_sample
-def test_opcheck(op: WkvOp, sample: str) -> None:
+def test_opcheck(op: WkvOp, operator: str, sample: str) -> None:
     *tensors, cu_seqlens = samples(op)[sample]
-    torch.library.opcheck(getattr(torch.ops.vrwkv, op.name).default, (*leaves(tensors), cu_seqlens))
+    tensors = [tensor if tensor is None else tensor.detach().clone().requires_grad_() for tensor in tensors]
+    torch.library.opcheck(getattr(torch.ops.vrwkv, operator).default, (*tensors, cu_seqlens))
 
 
 @by_sample
-def test_opcheck_of_the_backward(op: WkvOp, sample: str) -> None:
+def test_opcheck_of_the_backward(op: WkvOp, operator: str, sample: str) -> None:
     arguments = samples(op)[sample]
     grad = output_gradient(op, arguments)
     if sample == "transposed":
         grad = grad.transpose(0, 1).contiguous().transpose(0, 1)
-    torch.library.opcheck(getattr(torch.ops.vrwkv, f"{op.name}_backward").default, (grad, *arguments))
+    torch.library.opcheck(getattr(torch.ops.vrwkv, f"{operator}_backward").default, (grad, *arguments))
 
 
 @runs

@@ -90,6 +90,7 @@ class WkvOp:
     draw: Callable[..., list[Tensor]]
     arguments: tuple[str, ...]
     per_token: tuple[str, ...]
+    has_gate: bool = False
 
     def value(self, inputs: Sequence[Tensor]) -> Tensor:
         """v among the inputs."""
@@ -101,7 +102,7 @@ class WkvOp:
 
 
 WKV_OPS = (
-    WkvOp("bi_wkv", bi_wkv, bi_wkv_sequential, draw_bi_wkv, ("decay", "bonus", "k", "v"), ("k", "v")),
+    WkvOp("bi_wkv", bi_wkv, bi_wkv_sequential, draw_bi_wkv, ("decay", "bonus", "k", "v"), ("k", "v"), True),
     WkvOp("bi_wkv6", bi_wkv6, bi_wkv6_sequential, draw_bi_wkv6, ("r", "k", "v", "w", "u"), ("r", "k", "v", "w")),
 )
 

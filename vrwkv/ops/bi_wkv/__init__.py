@@ -3,14 +3,21 @@
 from torch import Tensor
 
 from vrwkv.ops.argument_checks import check_cu_seqlens, check_floating, check_same_dtype, check_shape
+from vrwkv.ops.bi_wkv.cpu import bi_wkv_cpu
 from vrwkv.ops.bi_wkv.naive import bi_wkv_naive
-from vrwkv.ops.bi_wkv.operator import bi_wkv_torch
+from vrwkv.ops.bi_wkv.portable import bi_wkv_torch
 from vrwkv.ops.bi_wkv.published import bi_wkv_published
+from vrwkv.ops.cpu_runtime.refusal import refuse_cpu
 from vrwkv.ops.dispatch import Backend, register_backends, select_backend
 
 __all__ = ["bi_wkv", "bi_wkv_published"]
 
-register_backends("bi_wkv", Backend("torch", bi_wkv_torch), Backend("naive", bi_wkv_naive, automatic=False))
+register_backends(
+    "bi_wkv",
+    Backend("cpu", bi_wkv_cpu, refuse_cpu),
+    Backend("torch", bi_wkv_torch),
+    Backend("naive", bi_wkv_naive, automatic=False),
+)
 
 
 def bi_wkv(
@@ -19,6 +26,7 @@ def bi_wkv(
     k: Tensor,
     v: Tensor,
     *,
+    gate: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -33,12 +41,13 @@ def bi_wkv(
         bonus: (C,) extra log-weight of a token for itself, on the same scale.
         k: (B, T, C) keys, T in raster order.
         v: (B, T, C) values, dtype of `k`. decay and bonus may be float32 beside half-precision k and v.
+        gate: (B, T, C) receptance, dtype of `k`; the result is then sigmoid(gate) · y, in the same pass.
         cu_seqlens: (N+1,) int32 boundaries of N images packed end to end in a batch of one; T is then per image.
-        backend: "torch" or "naive"; by default VRWKV_BACKEND, else the best that can run.
+        backend: "cpu", "torch" or "naive"; by default VRWKV_BACKEND, else the best that can run.
 
     Returns:
-        (B, T, C), dtype of `v`, each channel within the range of its values. States are float32, or float64 for
-        float64.
+        (B, T, C), dtype of `v`, each channel (before the gate) within the range of its values. States are float32,
+        or float64 for float64.
 
     Raises:
         ValueError: a wrong shape, dtype or device (the message names the argument), or a backend that cannot run.
@@ -49,5 +58,9 @@ def bi_wkv(
     check_shape("decay", decay, (k.shape[2],), "(C,)")
     check_shape("bonus", bonus, (k.shape[2],), "(C,)")
     check_same_dtype(k=k, v=v)
+    if gate is not None:
+        check_floating(k=k, gate=gate)
+        check_shape("gate", gate, tuple(k.shape), "(B, T, C)")
+        check_same_dtype(k=k, gate=gate)
     check_cu_seqlens(cu_seqlens, k.shape[0], k.shape[1], k.device)
-    return select_backend("bi_wkv", backend, k).run(decay, bonus, k, v, cu_seqlens)
+    return select_backend("bi_wkv", backend, k).run(decay, bonus, k, v, gate, cu_seqlens)

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 
-def bi_wkv_naive(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+def bi_wkv_naive(
+    decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, gate: Tensor | None = None, cu_seqlens: Tensor | None = None
+) -> Tensor:
     """Weighted mean of `v` over all tokens, with weights that fall (or grow) with distance; computed in float64.
 
     Vision-RWKV (arXiv 2403.02308), Eq. 5:
@@ -16,6 +18,7 @@ def bi_wkv_naive(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, cu_seqlens:
         bonus: (C,) extra weight of a token for itself, on the same scale.
         k: (B, T, C) keys.
         v: (B, T, C) values.
+        gate: (B, T, C); the result is then sigmoid(gate) · y.
         cu_seqlens: (N+1,) boundaries of N sequences packed in a batch of one.
 
     Returns:
@@ -23,6 +26,8 @@ def bi_wkv_naive(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, cu_seqlens:
     """
     # float64 whatever the inputs: T weights sum to 1 to the last bit of v's dtype, and autocast leaves it alone.
     decay, bonus, keys, values = (tensor.double() for tensor in (decay, bonus, k, v))
+    if gate is not None:
+        return (torch.sigmoid(gate.double()) * bi_wkv_naive(decay, bonus, keys, values, None, cu_seqlens)).to(v.dtype)
     if cu_seqlens is not None:
         lengths = cu_seqlens.diff().tolist()
         pieces = zip(keys.split(lengths, dim=1), values.split(lengths, dim=1), strict=True)

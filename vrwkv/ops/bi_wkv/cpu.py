@@ -1,0 +1,136 @@
+"""The compiled CPU backend of Bi-WKV; its loops are in cpu_forward.py and cpu_backward.py."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vrwkv.ops.bi_wkv.operator import differentiable_operator
+from vrwkv.ops.bi_wkv.portable import bi_wkv_torch, portable_backward, portable_forward
+from vrwkv.ops.exporting import exporting
+
+
+def bi_wkv_cpu(
+    decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, gate: Tensor | None = None, cu_seqlens: Tensor | None = None
+) -> Tensor:
+    """Bi-WKV on the CPU, compiled for its vector units; arguments as `vrwkv.ops.bi_wkv`."""
+    if exporting():
+        return bi_wkv_torch(decay, bonus, k, v, gate, cu_seqlens)
+    return _bi_wkv_cpu(decay, bonus, k, v, gate, cu_seqlens)
+
+
+class _Inputs:
+    """Inputs as the loops want them: contiguous, float32 or bfloat16, at least 16 channels; and their plan."""
+
+    def __init__(
+        self,
+        decay: Tensor,
+        bonus: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gate: Tensor | None,
+        cu_seqlens: Tensor | None,
+        grad: Tensor | None = None,
+    ) -> None:
+        from vrwkv.ops.bi_wkv.cpu_plan import make_plan
+        from vrwkv.ops.cpu_runtime.kernel import STORAGE
+        from vrwkv.ops.cpu_runtime.vectors import LANES
+
+        self.missing = max(0, LANES - k.shape[2])
+        self.dtype = k.dtype if k.dtype in STORAGE else torch.float32
+        self.storage = STORAGE[self.dtype]
+        self.decay, self.bonus = (self._pad(tensor.detach().float()) for tensor in (decay, bonus))
+        self.k, self.v, self.gate, self.grad = (
+            None if tensor is None else self._pad(tensor.detach().to(self.dtype)) for tensor in (k, v, gate, grad)
+        )
+        self.channels = self.k.shape[2]
+        self.blocks = -(-self.channels // LANES)
+        self.plan = make_plan(self.decay, self.bonus, self.k, cu_seqlens)
+
+    def _pad(self, tensor: Tensor) -> Tensor:
+        return (F.pad(tensor, (0, self.missing)) if self.missing else tensor).contiguous()
+
+    def unpad(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """Without the channels that were added, in the caller's dtype."""
+        return (tensor[..., : self.channels - self.missing] if self.missing else tensor).to(dtype).contiguous()
+
+
+def _states(inputs: _Inputs) -> Tensor | None:
+    """States between chunks (n, 5, C); None where every sequence is one chunk."""
+    from vrwkv.ops.bi_wkv import cpu_forward as loops
+
+    assert inputs.plan is not None
+    (chunks, sequences, count, whole), channels, blocks = inputs.plan, inputs.channels, inputs.blocks
+    if whole:
+        return None
+    summaries, states = inputs.decay.new_empty(2, count, 5, channels)
+    scratch = states.new_empty(count, 3, channels, dtype=torch.float64)
+    loops.summarise_chunks(
+        count * blocks, inputs.k, inputs.v, inputs.decay, chunks, summaries, channels, inputs.storage
+    )
+    loops.carry_states(
+        len(sequences) * blocks, inputs.decay, inputs.bonus, chunks, sequences, summaries, states, scratch, channels
+    )
+    return states
+
+
+def _forward(
+    decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, cu_seqlens: Tensor | None
+) -> Tensor:
+    from vrwkv.ops.bi_wkv import cpu_forward as loops
+
+    inputs = _Inputs(decay, bonus, k, v, gate, cu_seqlens)
+    if inputs.plan is None:
+        return portable_forward(decay, bonus, k, v, gate, cu_seqlens)
+    (chunks, _, count, _), channels, blocks = inputs.plan, inputs.channels, inputs.blocks
+    y = torch.empty_like(inputs.v)
+    loops.write_outputs(
+        count * blocks, inputs.k, inputs.v, inputs.gate, y, inputs.decay, inputs.bonus, chunks,
+        _states(inputs), channels, inputs.storage,
+    )  # fmt: skip
+    return inputs.unpad(y, v.dtype)
+
+
+def _backward(
+    grad: Tensor,
+    decay: Tensor,
+    bonus: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gate: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> list[Tensor]:
+    from vrwkv.ops.bi_wkv import cpu_backward as loops
+
+    inputs = _Inputs(decay, bonus, k, v, gate, cu_seqlens, grad)
+    if inputs.plan is None:
+        return portable_backward(grad, decay, bonus, k, v, gate, cu_seqlens)
+    (chunks, sequences, count, _), channels, blocks = inputs.plan, inputs.channels, inputs.blocks
+    states, asked = _states(inputs), None
+    if states is not None:
+        summaries, asked = states.new_empty(2, count, 4, channels)
+        scratch = states.new_empty(count, 3, channels, dtype=torch.float64)
+        loops.ask_chunks(
+            count * blocks, inputs.k, inputs.v, inputs.gate, inputs.grad, inputs.decay, inputs.bonus, chunks, states,
+            summaries, channels, inputs.storage,
+        )  # fmt: skip
+        loops.carry_asked(
+            len(sequences) * blocks, inputs.decay, chunks, sequences, states, summaries, asked, scratch, channels
+        )
+    grad_k, grad_v = torch.empty_like(inputs.k), torch.empty_like(inputs.v)
+    grad_gate = None if gate is None else torch.empty_like(inputs.k)
+    sums = inputs.decay.new_empty(count, 2, channels)
+    loops.write_gradients(
+        count * blocks, inputs.k, inputs.v, inputs.gate, inputs.grad, inputs.decay, inputs.bonus, chunks,
+        states, asked, grad_k, grad_v, grad_gate, sums, channels, inputs.storage,
+    )  # fmt: skip
+    grad_decay, grad_bonus = sums.sum(0, dtype=torch.float64).unbind(0)
+    gradients = [
+        inputs.unpad(grad_decay, decay.dtype),
+        inputs.unpad(grad_bonus, bonus.dtype),
+        inputs.unpad(grad_k, k.dtype),
+        inputs.unpad(grad_v, v.dtype),
+    ]
+    return gradients if grad_gate is None else [*gradients, inputs.unpad(grad_gate, k.dtype)]
+
+
+_bi_wkv_cpu = differentiable_operator("vrwkv::bi_wkv_cpu", _forward, _backward, device_types="cpu")

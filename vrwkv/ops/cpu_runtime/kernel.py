@@ -1,0 +1,58 @@
+"""Compiles loops over tasks and calls them with tensors."""
+
+import ctypes
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from numba import cfunc
+from numba.core import types
+from torch import Tensor
+
+from vrwkv.ops.cpu_runtime.threads import run_tasks
+from vrwkv.ops.cpu_runtime.vectors import BFLOAT16, FLOAT32
+
+STORAGE = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}
+
+_log = logging.getLogger("vrwkv")
+_loop_type = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+
+
+class Kernel:
+    """A loop `body(first, last, arguments)` over tasks, compiled at its first call and cached on disk.
+
+    In the body, `word_at(arguments + 8 · i)` is the i-th argument of the call: the address of a tensor's first element,
+    or an integer. It is the caller's job to see to layouts and sizes.
+    """
+
+    def __init__(self, body: Callable[..., None]) -> None:
+        self.body = body
+        self._loop: Any = None
+        self._address = 0
+
+    def __call__(self, tasks: int, *arguments: Tensor | int | None) -> None:
+        """Run `tasks` tasks on torch's threads. None is passed as 0."""
+        if self._loop is None:
+            self._compile()
+        words = (ctypes.c_int64 * len(arguments))(
+            *(argument.data_ptr() if isinstance(argument, Tensor) else argument or 0 for argument in arguments)
+        )
+        run_tasks(self._loop, self._address, tasks, ctypes.addressof(words))
+
+    def _compile(self) -> None:
+        start = time.perf_counter()
+        signature = types.void(types.int64, types.int64, types.int64)
+        compiled = cfunc(signature, cache=True, error_model="numpy", fastmath={"contract", "nsz"})(self.body)
+        if not compiled.cache_hits:
+            _log.warning(
+                "compiled %s for this processor in %.1f s (once)", self.body.__name__, time.perf_counter() - start
+            )
+        self._compiled, self._address = compiled, compiled.address
+        self._loop = _loop_type(compiled.address)
+
+
+def kernel(body: Callable[..., None]) -> Kernel:
+    """Decorator: see `Kernel`."""
+    return Kernel(body)

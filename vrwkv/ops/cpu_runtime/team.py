@@ -1,0 +1,48 @@
+"""What each member of an OpenMP team does: run its share of a loop's tasks."""
+
+import ctypes
+from functools import cache
+from typing import Any
+
+from llvmlite import ir
+from numba import cfunc
+from numba.core import types
+from numba.extending import intrinsic
+
+from vrwkv.ops.cpu_runtime.threads import openmp
+from vrwkv.ops.cpu_runtime.vectors import word_at
+
+_WORD = ir.IntType(64)
+
+
+@intrinsic
+def _call(typingctx, function, first, last, arguments):  # type: ignore[no-untyped-def]
+    """Call the compiled loop at the address `function`."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        loop = ir.FunctionType(ir.VoidType(), [_WORD] * 3).as_pointer()
+        builder.call(builder.inttoptr(args[0], loop), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), generate
+
+
+@cache
+def member_address() -> int:
+    """Address of a C function for GOMP_parallel; its argument points to a loop's address, tasks and arguments."""
+    library = openmp()
+    assert library is not None
+    number, count = library.omp_get_thread_num, library.omp_get_num_threads
+    for function in (number, count):
+        function.argtypes, function.restype = [], ctypes.c_int
+
+    @cfunc(types.void(types.int64))
+    def member(shared):  # type: ignore[no-untyped-def]
+        tasks, part, parts = word_at(shared + 8), number(), count()
+        _call(word_at(shared), tasks * part // parts, tasks * (part + 1) // parts, word_at(shared + 16))
+
+    _keep.append(member)
+    return member.address
+
+
+_keep: list[Any] = []
