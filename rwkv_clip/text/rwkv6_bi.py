@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vrwkv.layers import SpatialMix6
+from vrwkv.layers import SequenceShift, SpatialMix6
 from vrwkv.layers.initialisation import fancy_mix
-from vrwkv.ops import bi_shift
+from vrwkv.ops import sigmoid_gate, squared_relu
 
 HEAD_NORM_EPS = 6.4e-4  # 1e-5 · 8², for receptances and keys that are not scaled by 1/8
 
@@ -18,10 +18,7 @@ class TimeMix(SpatialMix6):
 
     def __init__(self, dim: int, num_heads: int, *, layer: int = 0, depth: int = 1, **kwargs: Any) -> None:
         super().__init__(dim, num_heads, layer=layer, depth=depth, norm_eps=HEAD_NORM_EPS, **kwargs)
-
-    def shift(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """What each token sees of its neighbours: (B, T, C) -> (B, T, C)."""
-        return bi_shift(x, num_heads=self.num_heads)
+        self.token_shift = SequenceShift(num_heads)
 
 
 class TextChannelMix(nn.Module):
@@ -48,7 +45,7 @@ class TextChannelMix(nn.Module):
     ) -> None:
         super().__init__()
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.num_heads = num_heads
+        self.token_shift = SequenceShift(num_heads)
         mix = 1 - fancy_mix(dim, layer, depth, "key")
         self.mix_k = nn.Parameter(torch.empty(dim, **factory).copy_(mix))
         self.mix_r = nn.Parameter(torch.empty(dim, **factory).copy_(mix))
@@ -58,9 +55,8 @@ class TextChannelMix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        difference = bi_shift(x, num_heads=self.num_heads) - x
-        hidden = torch.relu(self.key(x + difference * self.mix_k)).square()
-        return torch.sigmoid(self.receptance(x + difference * self.mix_r)) * self.value(hidden)
+        x_k, x_r = self.token_shift.mix(x, torch.stack((self.mix_k, self.mix_r))).unbind()
+        return sigmoid_gate(self.receptance(x_r), self.value(squared_relu(self.key(x_k), inplace=True)))
 
 
 class Rwkv6BiBlock(nn.Module):

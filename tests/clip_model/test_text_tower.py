@@ -154,7 +154,7 @@ def shifted(x: Tensor, num_heads: int) -> Tensor:
 def test_each_head_looks_half_back_and_half_ahead() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 5, 16)
-    torch.testing.assert_close(TimeMix(16, 2).shift(x, (1, 5)), shifted(x, 2))
+    torch.testing.assert_close(TimeMix(16, 2).token_shift(x), shifted(x, 2))
 
 
 def test_channel_mix_weighs_the_shifted_token() -> None:

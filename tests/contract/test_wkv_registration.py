@@ -53,7 +53,7 @@ def test_second_derivatives_are_right_or_refused(run: Run) -> None:
         torch.autograd.gradgradcheck(run, inputs)
     except RuntimeError as error:
         refusal = str(error)
-    assert refusal is None or "no autograd formula was registered" in refusal
+    assert refusal is None or "no autograd formula was registered" in refusal or "once_differentiable" in refusal
 
 
 def operators(op: WkvOp) -> list[str]:

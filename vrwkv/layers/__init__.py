@@ -5,6 +5,6 @@ from vrwkv.layers.channel_mix import ChannelMix
 from vrwkv.layers.patch_embed import PatchEmbed
 from vrwkv.layers.spatial_mix import SpatialMix
 from vrwkv.layers.spatial_mix6 import SpatialMix6
-from vrwkv.layers.token_shift import TokenShift
+from vrwkv.layers.token_shift import SequenceShift, TokenShift
 
-__all__ = ["Block", "ChannelMix", "PatchEmbed", "SpatialMix", "SpatialMix6", "TokenShift"]
+__all__ = ["Block", "ChannelMix", "PatchEmbed", "SequenceShift", "SpatialMix", "SpatialMix6", "TokenShift"]

@@ -58,6 +58,7 @@ class Block(nn.Module):
             "shift_pixel": shift_pixel,
             "channel_gamma": channel_gamma,
             "key_norm": key_norm,
+            "backend": backend,
             **factory,
         }
         self.post_norm = post_norm
@@ -67,13 +68,13 @@ class Block(nn.Module):
             if num_heads not in (None, 1):
                 raise ValueError(f"num_heads must be left out with mixer 'bi_wkv', which has no heads, not {num_heads}")
             shift_heads = 1
-            self.spatial_mix = SpatialMix(dim, init_mode=init_mode, formula=formula, backend=backend, **shared)
+            self.spatial_mix = SpatialMix(dim, init_mode=init_mode, formula=formula, **shared)
         elif mixer == "bi_wkv6":
             if formula != "paper" or init_mode != "fancy":
                 raise ValueError(
                     f"mixer 'bi_wkv6' has formula 'paper' and init_mode 'fancy' only, not {formula!r} and {init_mode!r}"
                 )
-            self.spatial_mix = SpatialMix6(dim, num_heads, backend=backend, **shared)
+            self.spatial_mix = SpatialMix6(dim, num_heads, **shared)
             shift_heads = self.spatial_mix.num_heads
         else:
             raise ValueError(f"mixer must be one of {MIXERS}, not {mixer!r}")
@@ -91,5 +92,5 @@ class Block(nn.Module):
         if self.post_norm:
             x = x + self.drop_path1(self.ls1(self.norm1(self.spatial_mix(x, grid))))
             return x + self.drop_path2(self.ls2(self.norm2(self.channel_mix(x, grid))))
-        x = x + self.drop_path1(self.ls1(self.spatial_mix(self.norm1(x), grid)))
-        return x + self.drop_path2(self.ls2(self.channel_mix(self.norm2(x), grid)))
+        x = x + self.drop_path1(self.ls1(self.spatial_mix(x, grid, self.norm1)))
+        return x + self.drop_path2(self.ls2(self.channel_mix(x, grid, self.norm2)))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vrwkv.layers.initialisation import fancy_mix
 from vrwkv.layers.token_shift import TokenShift
+from vrwkv.ops import sigmoid_gate, squared_relu
 
 
 class ChannelMix(nn.Module):
@@ -23,6 +24,7 @@ class ChannelMix(nn.Module):
         channel_gamma: share of channels shifted in each direction.
         key_norm: normalise the hidden layer.
         init_mode: "fancy", "local" or "global", the published starting values.
+        backend: backend of the ops; by default the best that can run.
         device, dtype: of the parameters.
     """
 
@@ -38,13 +40,14 @@ class ChannelMix(nn.Module):
         channel_gamma: float = 0.25,
         key_norm: bool = False,
         init_mode: str = "fancy",
+        backend: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         hidden_dim = hidden_dim if hidden_dim is not None else 4 * dim
-        self.layer, self.depth, self.init_mode = layer, depth, init_mode
+        self.layer, self.depth, self.init_mode, self.backend = layer, depth, init_mode, backend
         self.token_shift = TokenShift(num_heads, shift_pixel, channel_gamma) if shift_pixel > 0 else None
         if self.token_shift is not None:
             self.mix_k = nn.Parameter(torch.empty(dim, **factory))
@@ -66,13 +69,12 @@ class ChannelMix(nn.Module):
             else:
                 mix.fill_(1.0 if self.init_mode == "local" else 0.5)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, T, C) tokens in raster order over grid (height, width) -> (B, T, C)."""
+    def forward(self, x: Tensor, grid: tuple[int, int], norm: nn.Module | None = None) -> Tensor:
+        """(B, T, C) tokens in raster order over grid (height, width), normalised first if `norm` is given."""
         if self.token_shift is None:
-            x_k = x_r = x
+            x_k = x_r = x if norm is None else norm(x)
         else:
-            shifted = self.token_shift(x, grid)
-            difference = x - shifted
-            x_k, x_r = shifted + difference * self.mix_k, shifted + difference * self.mix_r
-        hidden = self.key_norm(torch.relu(self.key(x_k)).square())
-        return torch.sigmoid(self.receptance(x_r)) * self.value(hidden)
+            share = 1 - torch.stack((self.mix_k, self.mix_r))
+            x_k, x_r = self.token_shift.mix(x, share, grid, norm=norm, backend=self.backend).unbind()
+        hidden = self.key_norm(squared_relu(self.key(x_k), inplace=True, backend=self.backend))
+        return sigmoid_gate(self.receptance(x_r), self.value(hidden), backend=self.backend)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vrwkv.layers.initialisation import fancy_bonus, fancy_decay, fancy_mix
 from vrwkv.layers.token_shift import TokenShift
-from vrwkv.ops import bi_wkv, bi_wkv_published
+from vrwkv.ops import bi_wkv, bi_wkv_published, sigmoid_gate
 
 INIT_MODES = ("fancy", "local", "global")
 FORMULAS = ("paper", "published")
@@ -28,7 +28,7 @@ class SpatialMix(nn.Module):
         key_norm: normalise the output of Bi-WKV (the published name says key).
         init_mode: "fancy", "local" or "global", the published starting values.
         formula: "paper" for Bi-WKV as the paper has it, "published" for what the released kernels compute.
-        backend: backend of the op; by default the best that can run.
+        backend: backend of the ops; by default the best that can run.
         device, dtype: of the parameters.
     """
 
@@ -88,18 +88,18 @@ class SpatialMix(nn.Module):
                 else:
                     mix.fill_(1.0 if self.init_mode == "local" else 0.5)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, T, C) tokens in raster order over grid (height, width) -> (B, T, C)."""
+    def forward(self, x: Tensor, grid: tuple[int, int], norm: nn.Module | None = None) -> Tensor:
+        """(B, T, C) tokens in raster order over grid (height, width), normalised first if `norm` is given."""
         if self.token_shift is None:
-            x_k = x_v = x_r = x
+            x_k = x_v = x_r = x if norm is None else norm(x)
         else:
-            shifted = self.token_shift(x, grid)
-            difference = x - shifted
-            x_k, x_v, x_r = (shifted + difference * mix for mix in (self.mix_k, self.mix_v, self.mix_r))
-        k, v = self.key(x_k), self.value(x_v)
-        gate = torch.sigmoid(self.receptance(x_r))
+            share = 1 - torch.stack((self.mix_k, self.mix_v, self.mix_r))
+            x_k, x_v, x_r = self.token_shift.mix(x, share, grid, norm=norm, backend=self.backend).unbind()
+        k, v, gate = self.key(x_k), self.value(x_v), self.receptance(x_r)
+        if self.formula == "paper" and isinstance(self.key_norm, nn.Identity):
+            return self.output(bi_wkv(self.decay, self.bonus, k, v, gate=gate, backend=self.backend))
         if self.formula == "published":
             y = bi_wkv_published(self.decay, self.bonus, k, v)
         else:
             y = bi_wkv(self.decay, self.bonus, k, v, backend=self.backend)
-        return self.output(gate * self.key_norm(y))
+        return self.output(sigmoid_gate(gate, self.key_norm(y), backend=self.backend))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vrwkv.layers.initialisation import fancy_bonus6, fancy_decay, fancy_mix
-from vrwkv.layers.token_shift import TokenShift
+from vrwkv.layers.token_shift import SequenceShift, TokenShift
 from vrwkv.ops import bi_wkv6
 
 MIX_RANK = 32
@@ -29,7 +29,7 @@ class SpatialMix6(nn.Module):
         channel_gamma: share of a head's channels shifted in each direction.
         key_norm: normalise the output of Bi-WKV6 over all channels before the norm per head.
         norm_eps: epsilon of the norm per head.
-        backend: backend of the op; by default the best that can run.
+        backend: backend of the ops; by default the best that can run.
         device, dtype: of the parameters.
     """
 
@@ -54,7 +54,7 @@ class SpatialMix6(nn.Module):
             raise ValueError(f"num_heads must divide dim {dim}, not {num_heads}")
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.num_heads, self.layer, self.depth, self.norm_eps, self.backend = num_heads, layer, depth, norm_eps, backend
-        self.token_shift = TokenShift(num_heads, shift_pixel, channel_gamma)
+        self.token_shift: TokenShift | SequenceShift = TokenShift(num_heads, shift_pixel, channel_gamma)
         self.mix_x = nn.Parameter(torch.empty(dim, **factory))
         self.mix_w = nn.Parameter(torch.empty(dim, **factory))
         self.mix_k = nn.Parameter(torch.empty(dim, **factory))
@@ -94,19 +94,17 @@ class SpatialMix6(nn.Module):
         for low_rank in (self.mix_down, self.mix_up, self.decay_down, self.decay_up):
             nn.init.uniform_(low_rank, -1e-4, 1e-4)
 
-    def shift(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """What each token sees of its neighbours: (B, T, C) -> (B, T, C)."""
-        return self.token_shift(x, grid)
-
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, T, C) tokens in raster order over grid (height, width) -> (B, T, C)."""
-        difference = self.shift(x, grid) - x
-        low_rank = torch.tanh((x + difference * self.mix_x) @ self.mix_down).unflatten(-1, (5, MIX_RANK))
+    def forward(self, x: Tensor, grid: tuple[int, int], norm: nn.Module | None = None) -> Tensor:
+        """(B, T, C) tokens in raster order over grid (height, width), normalised first if `norm` is given."""
+        if norm is not None:
+            x = norm(x)
+        first = self.token_shift.mix(x, self.mix_x[None], grid, backend=self.backend)[0]
+        low_rank = torch.tanh(first @ self.mix_down).unflatten(-1, (5, MIX_RANK))
         corrections = torch.einsum("btfr,frc->fbtc", low_rank, self.mix_up)
-        mixes = (self.mix_w, self.mix_k, self.mix_v, self.mix_r, self.mix_g)
-        x_w, x_k, x_v, x_r, x_g = (
-            x + difference * (mix + correction) for mix, correction in zip(mixes, corrections, strict=True)
-        )
+        share = torch.stack((self.mix_w, self.mix_k, self.mix_v, self.mix_r, self.mix_g))
+        x_w, x_k, x_v, x_r, x_g = self.token_shift.mix(
+            x, share, grid, correction=corrections.to(x.dtype), backend=self.backend
+        ).unbind()
         w = self.decay + torch.tanh(x_w @ self.decay_down) @ self.decay_up
         r, k, v, w = (
             tensor.unflatten(-1, (self.num_heads, -1))

@@ -1,11 +1,11 @@
-"""The token shift of an image block, as a module."""
+"""The token shifts of image and text blocks, as modules that also mix what they shift."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vrwkv.ops import q_shift
+from vrwkv.ops import bi_shift, bi_shift_mix, q_shift, shift_mix
 
 
 class TokenShift(nn.Module):
@@ -31,6 +31,82 @@ class TokenShift(nn.Module):
             return q_shift(x, grid, **options)
         return torch.cat([q_shift(x[:, :num_patches], grid, **options), x[:, num_patches:]], dim=1)
 
+    def mix(
+        self,
+        x: Tensor,
+        share: Tensor,
+        grid: tuple[int, int],
+        *,
+        correction: Tensor | None = None,
+        norm: nn.Module | None = None,
+        backend: str | None = None,
+    ) -> Tensor:
+        """Mixtures of `norm(x)` with its shifted self in one pass: x (B, T, C), share (M, C) -> (M, B, T, C).
+
+        Args:
+            x, share, grid, correction, backend: as in `vrwkv.ops.shift_mix`.
+            norm: applied first; a plain LayerNorm is fused with the rest.
+        """
+        options: dict[str, Any] = {}
+        if norm is not None:
+            if is_plain_layer_norm(norm):
+                options = {"norm_weight": norm.weight, "norm_bias": norm.bias, "norm_eps": norm.eps}
+            else:
+                x = norm(x)
+        return shift_mix(
+            x,
+            share,
+            grid,
+            correction=correction,
+            num_heads=self.num_heads,
+            shift=self.shift_pixel,
+            gamma=self.channel_gamma,
+            backend=backend,
+            **options,
+        )
+
     def extra_repr(self) -> str:
         """Settings shown when the module is printed."""
         return f"num_heads={self.num_heads}, shift_pixel={self.shift_pixel}, channel_gamma={self.channel_gamma}"
+
+
+class SequenceShift(nn.Module):
+    """Shift along text: half of each head looks one token back, the other half one ahead.
+
+    Args:
+        num_heads: heads that the channels are divided into.
+    """
+
+    def __init__(self, num_heads: int = 1) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+
+    def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C); the grid of an image block has no meaning here."""
+        return bi_shift(x, num_heads=self.num_heads)
+
+    def mix(
+        self,
+        x: Tensor,
+        share: Tensor,
+        grid: tuple[int, int] | None = None,
+        *,
+        correction: Tensor | None = None,
+        backend: str | None = None,
+    ) -> Tensor:
+        """Mixtures of `x` with its shifted self: x (B, T, C), share (M, C) -> (M, B, T, C)."""
+        return bi_shift_mix(x, share, correction=correction, num_heads=self.num_heads, backend=backend)
+
+    def extra_repr(self) -> str:
+        """Settings shown when the module is printed."""
+        return f"num_heads={self.num_heads}"
+
+
+def is_plain_layer_norm(norm: nn.Module) -> bool:
+    """Whether `norm` is a LayerNorm over channels and nothing else, hooks included, depends on its being called."""
+    return (
+        type(norm) is nn.LayerNorm
+        and norm.weight is not None
+        and norm.bias is not None
+        and not (norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks)
+    )

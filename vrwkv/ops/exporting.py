@@ -8,4 +8,6 @@ def exporting() -> bool:
 
     The flag itself is read, because torch.compile of torch 2.11 takes `torch.compiler.is_exporting()` for true.
     """
-    return bool(getattr(torch.compiler, "_is_exporting_flag", False)) or torch.onnx.is_in_onnx_export()
+    if getattr(torch.compiler, "_is_exporting_flag", False):
+        return True
+    return torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()

@@ -1,5 +1,7 @@
 """Bi-WKV, the bidirectional token mixer of Vision-RWKV: the maths is in README.md, the definition in naive.py."""
 
+from typing import Any
+
 from torch import Tensor
 
 from vrwkv.ops.argument_checks import check_cu_seqlens, check_floating, check_same_dtype, check_shape
@@ -9,11 +11,20 @@ from vrwkv.ops.bi_wkv.portable import bi_wkv_torch
 from vrwkv.ops.bi_wkv.published import bi_wkv_published
 from vrwkv.ops.cpu_runtime.refusal import refuse_cpu
 from vrwkv.ops.dispatch import Backend, register_backends, select_backend
+from vrwkv.ops.triton_runtime import INTERPRETED, refuse_triton
 
 __all__ = ["bi_wkv", "bi_wkv_published"]
 
+
+def _bi_wkv_triton(*arguments: Any) -> Tensor:
+    from vrwkv.ops.bi_wkv.triton import bi_wkv_triton
+
+    return bi_wkv_triton(*arguments)
+
+
 register_backends(
     "bi_wkv",
+    Backend("triton", _bi_wkv_triton, refuse_triton, automatic=not INTERPRETED),
     Backend("cpu", bi_wkv_cpu, refuse_cpu),
     Backend("torch", bi_wkv_torch),
     Backend("naive", bi_wkv_naive, automatic=False),

@@ -1,11 +1,14 @@
 """The compiled CPU backend of Bi-WKV; its loops are in cpu_forward.py and cpu_backward.py."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vrwkv.ops.bi_wkv.operator import differentiable_operator
 from vrwkv.ops.bi_wkv.portable import bi_wkv_torch, portable_backward, portable_forward
+from vrwkv.ops.cpu_runtime.eager import records_gradient, runs_eagerly
 from vrwkv.ops.exporting import exporting
 
 
@@ -15,6 +18,9 @@ def bi_wkv_cpu(
     """Bi-WKV on the CPU, compiled for its vector units; arguments as `vrwkv.ops.bi_wkv`."""
     if exporting():
         return bi_wkv_torch(decay, bonus, k, v, gate, cu_seqlens)
+    if runs_eagerly(k):
+        run = _Eager.apply if records_gradient(decay, bonus, k, v, gate) else _forward
+        return run(decay, bonus, k, v, gate, cu_seqlens)
     return _bi_wkv_cpu(decay, bonus, k, v, gate, cu_seqlens)
 
 
@@ -131,6 +137,22 @@ def _backward(
         inputs.unpad(grad_v, v.dtype),
     ]
     return gradients if grad_gate is None else [*gradients, inputs.unpad(grad_gate, k.dtype)]
+
+
+class _Eager(torch.autograd.Function):
+    """The operator without torch's dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor | None) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        return _forward(*inputs)  # type: ignore[arg-type]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors
+        gradients = _backward(grad, *inputs)
+        return (*gradients, *([None] if inputs[4] is None else []), None)
 
 
 _bi_wkv_cpu = differentiable_operator("vrwkv::bi_wkv_cpu", _forward, _backward, device_types="cpu")

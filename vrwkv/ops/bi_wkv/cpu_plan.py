@@ -41,13 +41,13 @@ def make_plan(decay: Tensor, bonus: Tensor, k: Tensor, cu_seqlens: Tensor | None
         lengths: tuple[int, ...] = (k.shape[1],) * k.shape[0]
     else:
         lengths = tuple(cu_seqlens.diff().tolist())
-    lowest, highest = (bound.item() for bound in decay.aminmax())
-    smallest, largest = (bound.item() for bound in bonus.aminmax())
+    decays, bonuses = decay.numpy(), bonus.numpy()  # many times faster than torch on a few hundred numbers
+    lowest, highest = float(decays.min()), float(decays.max())
     if max(lengths) == 1:  # the mean of one value, which portable code gives to the last bit
         return None
     shortest = min(lengths)
     exact = lowest >= LOWEST_DECAY and highest <= LARGEST_STEP * shortest
-    if not (exact and max(abs(smallest), abs(largest)) <= LARGEST_BONUS * shortest):  # nor if any is NaN
+    if not (exact and float(abs(bonuses).max()) <= LARGEST_BONUS * shortest):  # nor if any is NaN
         return None
     return _plan(lengths, max(-lowest, highest), -(-k.shape[2] // LANES), torch.get_num_threads())
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from vrwkv.ops.bi_wkv.exported import bi_wkv_exported
 from vrwkv.ops.bi_wkv.operator import differentiable_operator
 from vrwkv.ops.bi_wkv.scan import LOG_ZERO, bi_wkv_scan, bi_wkv_scan_backward
 from vrwkv.ops.exporting import exporting
@@ -16,7 +17,9 @@ def bi_wkv_torch(
     if exporting():
         if cu_seqlens is not None:
             raise ValueError("cu_seqlens cannot be exported: the number of packed sequences is data; export a batch")
-        return _gated(_mean(decay, bonus, k, v, None), gate, v.dtype)
+        compute = torch.promote_types(v.dtype, torch.float32)
+        mean = bi_wkv_exported(*(tensor.to(compute) for tensor in (decay, bonus, k, v)))
+        return _gated(mean, gate, v.dtype)
     return _bi_wkv(decay, bonus, k, v, gate, cu_seqlens)
 
 

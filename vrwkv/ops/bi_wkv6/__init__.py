@@ -3,13 +3,40 @@
 from torch import Tensor
 
 from vrwkv.ops.argument_checks import check_cu_seqlens, check_floating, check_same_dtype, check_shape
+from vrwkv.ops.bi_wkv6.cpu import bi_wkv6_cpu
 from vrwkv.ops.bi_wkv6.naive import bi_wkv6_naive
-from vrwkv.ops.bi_wkv6.operator import bi_wkv6_torch
+from vrwkv.ops.bi_wkv6.portable import bi_wkv6_torch
+from vrwkv.ops.cpu_runtime.refusal import refuse_cpu
 from vrwkv.ops.dispatch import Backend, register_backends, select_backend
+from vrwkv.ops.triton_runtime import INTERPRETED, refuse_triton
 
 __all__ = ["bi_wkv6"]
 
-register_backends("bi_wkv6", Backend("torch", bi_wkv6_torch), Backend("naive", bi_wkv6_naive, automatic=False))
+LARGEST_TRITON_HEAD = 128
+
+
+def _bi_wkv6_triton(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+    from vrwkv.ops.bi_wkv6.triton import bi_wkv6_triton
+
+    return bi_wkv6_triton(r, k, v, w, u, cu_seqlens)
+
+
+def _refuse_triton(*tensors: Tensor) -> str | None:
+    """As `refuse_triton`; given r, also where its head size is too large."""
+    if reason := refuse_triton(*tensors):
+        return reason
+    if tensors and tensors[0].shape[-1] > LARGEST_TRITON_HEAD:
+        return f"a state of its kernels has at most {LARGEST_TRITON_HEAD} channels, not {tensors[0].shape[-1]}"
+    return None
+
+
+register_backends(
+    "bi_wkv6",
+    Backend("triton", _bi_wkv6_triton, _refuse_triton, automatic=not INTERPRETED),
+    Backend("cpu", bi_wkv6_cpu, refuse_cpu),
+    Backend("torch", bi_wkv6_torch),
+    Backend("naive", bi_wkv6_naive, automatic=False),
+)
 
 
 def bi_wkv6(
@@ -35,7 +62,7 @@ def bi_wkv6(
         w: (B, T, H, N) raw decay; may be float32 beside half-precision r, k, v.
         u: (H, N) bonus of a token for itself; may be float32, too.
         cu_seqlens: (M+1,) int32 boundaries of M images packed end to end in a batch of one.
-        backend: "torch" or "naive"; by default VRWKV_BACKEND, else the best that can run.
+        backend: "triton", "cpu", "torch" or "naive"; by default VRWKV_BACKEND, else the best that can run.
 
     Returns:
         (B, T, H, N), dtype of `v`. States are float32, or float64 for float64.

@@ -1,98 +1,55 @@
-"""The portable backend of Bi-WKV6 as one differentiable operator, which compilers and checkpointing see as one node."""
+"""Bi-WKV6 as one differentiable operator, which compilers and checkpointing see as one node."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vrwkv.ops.bi_wkv6.chunked import bi_wkv6_chunked, bi_wkv6_chunked_backward
-from vrwkv.ops.exporting import exporting
-from vrwkv.ops.packing import Packing
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def bi_wkv6_torch(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
-    """Bi-WKV6 with plain torch ops on any device, O(T) time and memory; arguments as `vrwkv.ops.bi_wkv6`."""
-    if exporting():
-        if cu_seqlens is not None:
-            raise ValueError("cu_seqlens cannot be exported: the number of packed sequences is data; export a batch")
-        return _forward(r, k, v, w, u, None)
-    return _bi_wkv6(r, k, v, w, u, cu_seqlens)
+def differentiable_operator(
+    name: str, forward: Callable[..., Tensor], backward: Callable[..., Gradients], device_types: str | None = None
+) -> Callable[..., Tensor]:
+    """Register `name` and `name`_backward with torch.
 
+    Args:
+        name: namespace and name.
+        forward: (r, k, v, w, u, cu_seqlens) -> y, contiguous.
+        backward: (grad, r, k, v, w, u, cu_seqlens) -> gradients in r, k, v, w, u, contiguous. Nothing but the inputs
+            is kept for it.
+        device_types: the devices that they run on; None for all.
 
-def _forward(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    compute = torch.promote_types(v.dtype, torch.float32)
-    packing = None if cu_seqlens is None else Packing.from_boundaries(cu_seqlens)
-    receptance, keys, values, decays = (_unpack(tensor.to(compute), packing) for tensor in (r, k, v, w))
-    with _without_autocast(v.device.type):
-        y = bi_wkv6_chunked(receptance, keys, values, decays, u.to(compute))
-    return _pack(y, packing).to(v.dtype)
+    Returns:
+        The operator, with the arguments of `forward`.
+    """
 
+    def run(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+        return forward(r, k, v, w, u, cu_seqlens)
 
-def _backward(
-    grad: Tensor, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    compute = torch.promote_types(v.dtype, torch.float32)
-    packing = None if cu_seqlens is None else Packing.from_boundaries(cu_seqlens)
-    g, receptance, keys, values, decays = (_unpack(tensor.to(compute), packing) for tensor in (grad, r, k, v, w))
-    with _without_autocast(v.device.type):
-        *grads, grad_u = bi_wkv6_chunked_backward(g, receptance, keys, values, decays, u.to(compute))
-    grad_r, grad_k, grad_v, grad_w = (
-        _pack(tensor, packing).to(like.dtype) for tensor, like in zip(grads, (r, k, v, w), strict=True)
-    )
-    return grad_r, grad_k, grad_v, grad_w, grad_u.to(u.dtype)
+    def run_backward(
+        grad: Tensor, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return backward(grad, r, k, v, w, u, cu_seqlens)
 
+    op = torch.library.custom_op(name, run, mutates_args=(), device_types=device_types)
+    backward_op = torch.library.custom_op(f"{name}_backward", run_backward, mutates_args=(), device_types=device_types)
 
-def _without_autocast(device: str) -> AbstractContextManager[None]:
-    """Products of matrices in full precision. Nothing at all where autocast is off: an exported graph would show it."""
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
+    @op.register_fake
+    def _(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+        return v.new_empty(v.shape)
 
+    @backward_op.register_fake
+    def _(grad: Tensor, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None) -> Gradients:
+        grad_r, grad_k, grad_v, grad_w, grad_u = (tensor.new_empty(tensor.shape) for tensor in (r, k, v, w, u))
+        return grad_r, grad_k, grad_v, grad_w, grad_u
 
-def _unpack(tensor: Tensor, packing: Packing | None) -> Tensor:
-    return tensor if packing is None else packing.unpack(tensor, 0.0)
+    def keep_inputs(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
 
+    def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*backward_op(grad, *ctx.saved_tensors), None)
 
-def _pack(tensor: Tensor, packing: Packing | None) -> Tensor:
-    return tensor if packing is None else packing.pack(tensor)
-
-
-@torch.library.custom_op("vrwkv::bi_wkv6", mutates_args=())
-def _bi_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    return _forward(r, k, v, w, u, cu_seqlens)
-
-
-@_bi_wkv6.register_fake
-def _(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    return v.new_empty(v.shape)
-
-
-@torch.library.custom_op("vrwkv::bi_wkv6_backward", mutates_args=())
-def _bi_wkv6_backward(
-    grad: Tensor, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _backward(grad, r, k, v, w, u, cu_seqlens)
-
-
-@_bi_wkv6_backward.register_fake
-def _(
-    grad: Tensor, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return (
-        r.new_empty(r.shape),
-        k.new_empty(k.shape),
-        v.new_empty(v.shape),
-        w.new_empty(w.shape),
-        u.new_empty(u.shape),
-    )
-
-
-def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs)
-
-
-def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
-    return (*_bi_wkv6_backward(grad, *ctx.saved_tensors), None)
-
-
-_bi_wkv6.register_autograd(_differentiate, setup_context=_save_for_backward)
+    op.register_autograd(differentiate, setup_context=keep_inputs)
+    return op

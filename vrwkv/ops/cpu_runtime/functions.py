@@ -17,7 +17,13 @@ LOG2_E = 1.4426950408889634
 # Adding and subtracting it rounds to a whole number, which then stands in the last bits of the mantissa.
 ROUND32, ROUND64 = 1.5 * 2.0**23, 1.5 * 2.0**52
 
-inlined = njit(forceinline=True, error_model="numpy", fastmath={"contract", "nsz"})
+inlined = njit(
+    forceinline=True,
+    error_model="numpy",
+    fastmath={"contract", "nsz"},
+    no_cpython_wrapper=True,  # they are called by kernels only, and compile faster so
+    no_cfunc_wrapper=True,
+)
 
 
 @inlined

@@ -37,7 +37,10 @@ class Kernel:
         if self._loop is None:
             self._compile()
         words = (ctypes.c_int64 * len(arguments))(
-            *(argument.data_ptr() if isinstance(argument, Tensor) else argument or 0 for argument in arguments)
+            *[
+                argument or 0 if argument is None or type(argument) is int else argument.data_ptr()
+                for argument in arguments
+            ]
         )
         run_tasks(self._loop, self._address, tasks, ctypes.addressof(words))
 

@@ -326,3 +326,25 @@ def prefetch(typingctx, address):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
+
+
+@intrinsic
+def choose(typingctx, condition, a, b):  # type: ignore[no-untyped-def]
+    """`a` where `condition` is above zero, else `b`, lane by lane."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        zeros = ir.Constant(args[0].type, [0.0] * LANES)
+        return builder.select(builder.fcmp_ordered(">", args[0], zeros), args[1], args[2])
+
+    return a(condition, a, b), generate
+
+
+@intrinsic
+def store_float(typingctx, address, value):  # type: ignore[no-untyped-def]
+    """Write one float32 number."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store(args[1], _pointer(builder, args[0], ir.FloatType()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32), generate

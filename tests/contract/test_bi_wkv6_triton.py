@@ -1,0 +1,177 @@
+"""The Triton backend of bi_wkv6 where the contract of all backends does not look: chunks, heads, repeats, refusals."""
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from wkv_ops_under_test import (
+    WKV_OPS,
+    Run,
+    assert_all_agree,
+    expected_output_and_gradients,
+    output_and_gradients,
+    output_gradient,
+    poisoned_memory,
+)
+
+from vrwkv.ops import available_backends, bi_wkv6, explain_backends, triton_runtime
+from vrwkv.ops.bi_wkv6.triton_chunking import CHUNK, Chunking
+from vrwkv.ops.dispatch import select_backend
+
+OP = WKV_OPS[1]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+RUN = Run(OP, "triton", DEVICE)
+needs_triton = pytest.mark.skipif("triton" not in available_backends("bi_wkv6"), reason="Triton cannot run here")
+
+
+def drawn(tokens: int, dtype: torch.dtype = torch.float32, **sizes: Any) -> list[Tensor]:
+    """Inputs with w and u in float32, as under autocast."""
+    r, k, v, w, u = RUN.draw(tokens, dtype=torch.float32, **sizes)
+    return [r.to(dtype), k.to(dtype), v.to(dtype), w, u]
+
+
+def check(inputs: list[Tensor], lengths: list[int] | None = None) -> None:
+    """Output and gradients against the definition, in memory full of NaN."""
+    cu_seqlens = None if lengths is None else torch.tensor([0, *lengths]).cumsum(0).int()
+    grad = output_gradient(OP, inputs)
+    with poisoned_memory():
+        actual = output_and_gradients(
+            RUN, inputs, grad, cu_seqlens=None if cu_seqlens is None else cu_seqlens.to(DEVICE)
+        )
+    assert_all_agree(OP, actual, expected_output_and_gradients(OP, inputs, grad, cu_seqlens=cu_seqlens))
+
+
+@needs_triton
+@pytest.mark.parametrize("tokens", [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1])
+def test_around_the_ends_of_chunks(tokens: int) -> None:
+    check(drawn(tokens))
+
+
+@needs_triton
+@pytest.mark.parametrize("head_dim", [1, 3, 16, 64, 80, 128])
+def test_head_sizes(head_dim: int) -> None:
+    check(drawn(20, torch.bfloat16, head_dim=head_dim))
+
+
+@needs_triton
+def test_several_images_heads_and_chunks() -> None:
+    check(drawn(CHUNK + 7, torch.float16, batch=2, heads=2, head_dim=5))
+
+
+@needs_triton
+def test_strides_of_several_heads() -> None:
+    check([x.transpose(0, 1).contiguous().transpose(0, 1) if x.ndim > 2 else x for x in drawn(21, heads=2)])
+
+
+@needs_triton
+def test_packed_images_of_one_token_and_of_whole_chunks() -> None:
+    check(drawn(2 * CHUNK + 3), [1, CHUNK, 1, CHUNK + 1])
+
+
+@needs_triton
+@pytest.mark.parametrize("packed", [False, True])
+def test_repeats_are_the_same_to_the_bit(packed: bool) -> None:
+    inputs = drawn(CHUNK + 9, torch.bfloat16)
+    grad = output_gradient(OP, inputs)
+    cu_seqlens = torch.tensor([0, 30, CHUNK + 9], dtype=torch.int32, device=DEVICE) if packed else None
+    first = output_and_gradients(RUN, inputs, grad, cu_seqlens=cu_seqlens)
+    with poisoned_memory():
+        second = output_and_gradients(RUN, inputs, grad, cu_seqlens=cu_seqlens)
+    for name, one, other in zip(["y", *OP.arguments], first, second, strict=True):
+        assert torch.equal(one, other), name
+
+
+@needs_triton
+def test_opcheck() -> None:
+    inputs = drawn(9)
+    RUN(*inputs)  # the first use registers the operators
+    cu_seqlens = torch.tensor([0, 2, 9], dtype=torch.int32, device=DEVICE)
+    grad = output_gradient(OP, inputs)
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    torch.library.opcheck(torch.ops.vrwkv.bi_wkv6_triton.default, (*leaves, cu_seqlens))
+    torch.library.opcheck(torch.ops.vrwkv.bi_wkv6_triton_backward.default, (grad, *inputs, cu_seqlens))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_chunks_cover_each_packed_token_once(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, [2, 64, 65, 200, 1000][seed], (17,), generator=generator)
+    tokens = int(lengths.sum())
+    cu_seqlens = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).int()
+    chunking = Chunking.of_packed(cu_seqlens, tokens)
+    bounds, first_chunk = chunking.bounds.tolist(), chunking.first_chunk.tolist()
+    assert len(bounds) == chunking.chunks >= first_chunk[-1]
+    assert all(count == 0 for _, count in bounds[first_chunk[-1] :])
+    for image, (begin, end) in enumerate(pairwise(cu_seqlens.tolist())):
+        covered = [first + i for first, count in bounds[slice(*first_chunk[image : image + 2])] for i in range(count)]
+        assert covered == list(range(begin, end))
+
+
+def test_says_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(reason: str, *inputs: Tensor) -> None:
+        with pytest.raises(ValueError, match=f"backend 'triton' cannot run bi_wkv6 here: .*{reason}"):
+            bi_wkv6(*inputs, backend="triton")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(triton_runtime, "INSTALLED", True)
+        patch.setattr(triton_runtime, "INTERPRETED", True)
+        refused("float64", *OP.draw(3))
+        refused("at most 128 channels, not 129", *OP.draw(3, head_dim=129, dtype=torch.float32))
+        patch.setattr(triton_runtime, "INTERPRETED", False)
+        refused("on a GPU, not on cpu", *OP.draw(3, dtype=torch.float32))
+        patch.setattr(triton_runtime, "INSTALLED", False)
+        refused("Triton is not installed", *OP.draw(3, dtype=torch.float32))
+        assert "not installed" in explain_backends("bi_wkv6")["triton"]
+
+
+def test_the_interpreter_is_never_chosen_for_anyone() -> None:
+    assert select_backend("bi_wkv6", None, torch.ones(1, 1, 1, 1)).name != "triton"
+
+
+COMPILE = """
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from vrwkv.ops.bi_wkv6.triton_chunking import CHUNK, Sizes
+from vrwkv.ops.bi_wkv6.triton_gradients import chunk_gradients_kernel
+from vrwkv.ops.bi_wkv6.triton_outputs import chunk_outputs_kernel
+from vrwkv.ops.bi_wkv6.triton_states import chunk_updates_kernel, scan_chunks_kernel
+
+integers = ["tokens", "heads", "chunks", "chunks_per_image"]
+types = dict.fromkeys(["bounds", "first_chunk"], "*i64")
+types |= dict.fromkeys(["w", "u", "states", "asked", "whole", "grad_w", "partial_u"], "*fp32")
+for size, packed in ((80, True), (16, False)):
+    sizes = Sizes.of_head(size, torch.bfloat16)
+    constants = dict(SIZE=size, WIDTH=sizes.width, ROWS=sizes.rows, LENGTH=CHUNK, LEVELS=CHUNK.bit_length() - 1,
+                     BLOCK=512, PACKED=packed, FULL=False, FITS=True)
+    if packed:
+        types |= dict.fromkeys(integers, "i32")
+    else:
+        constants |= dict.fromkeys(integers, 1)  # as Triton compiles integer arguments that happen to be 1
+    for kernel in (chunk_updates_kernel, scan_chunks_kernel, chunk_outputs_kernel, chunk_gradients_kernel):
+        signature = {n: "constexpr" if n in constants else types.get(n, "*bf16") for n in kernel.arg_names}
+        used = {n: constants[n] for n in kernel.arg_names if n in constants}
+        source = ASTSource(kernel, signature, used)
+        compiled = triton.compile(source, GPUTarget("cuda", 90, 32), dict(num_warps=sizes.warps))
+        print(compiled.metadata.shared)
+"""
+
+
+@pytest.mark.skipif(not triton_runtime.INSTALLED, reason="Triton is not installed")
+def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path: Any) -> None:
+    """The interpreter takes programs that the compiler does not, such as a variable whose shape changes in a loop."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    finished = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment)
+    if finished.returncode and "ptxas" in finished.stderr and "not found" in finished.stderr.lower():
+        pytest.skip("Triton came without NVIDIA's assembler")
+    assert finished.returncode == 0, finished.stderr
+    shared = [int(line) for line in finished.stdout.splitlines()]
+    assert len(shared) == 8
+    assert max(shared) <= 227 * 1024  # of an H100 or H200

@@ -1,0 +1,14 @@
+"""Plain torch on any device: what compilers fuse with its surroundings."""
+
+import torch
+from torch import Tensor
+
+
+def sigmoid_gate_torch(gate: Tensor, y: Tensor) -> Tensor:
+    """sigmoid(gate) · y."""
+    return torch.sigmoid(gate) * y
+
+
+def squared_relu_torch(x: Tensor, inplace: bool = False) -> Tensor:
+    """max(x, 0)²."""
+    return x.relu_().square_() if inplace else torch.relu(x).square()

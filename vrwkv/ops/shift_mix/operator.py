@@ -1,0 +1,154 @@
+"""The portable backend of shift-and-mix as one differentiable operator; exported, the same in standard operators."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vrwkv.ops.exporting import exporting
+from vrwkv.ops.shift_mix.portable import compute_dtype, shift_mix_backward, shift_mix_forward
+
+
+def shift_mix_torch(
+    x: Tensor,
+    share: Tensor,
+    correction: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    grid: Sequence[int],
+    shift: int,
+    bounds: Sequence[int],
+) -> Tensor:
+    """Shift-and-mix with plain torch ops on any device; arguments as `shift_mix_naive`."""
+    run = _written_out if exporting() else _shift_mix
+    return run(x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)[0]
+
+
+def _written_out(
+    x: Tensor,
+    share: Tensor,
+    correction: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    grid: Sequence[int],
+    shift: int,
+    bounds: Sequence[int],
+) -> tuple[Tensor]:
+    """Without writes in place and without statistics: what an exporter can trace for any number of tokens."""
+    compute = compute_dtype(x)
+    z = x.to(compute)
+    if norm_weight is not None and norm_bias is not None:
+        z = F.layer_norm(z, z.shape[-1:], norm_weight.to(compute), norm_bias.to(compute), norm_eps)
+    difference = _shifted(z, grid, shift, bounds) - z
+    weight = share.to(compute)[:, None, None]
+    if correction is not None:
+        weight = weight + correction.to(compute)
+    return ((z + difference * weight).to(x.dtype),)
+
+
+def _shifted(z: Tensor, grid: Sequence[int], shift: int, bounds: Sequence[int]) -> Tensor:
+    height, width = grid
+    if bounds[3] == 0:
+        return z
+    maps = z[:, : height * width].unflatten(2, (-1, bounds[-1])).unflatten(1, (height, width))
+    left, right, above, below, unmoved = maps.split([end - start for start, end in pairwise((0, *bounds))], dim=-1)
+    # Padding names the last axis first: channel, head, width, height.
+    shifted = [
+        F.pad(left, (0, 0, 0, 0, shift, 0))[:, :, :width],
+        F.pad(right, (0, 0, 0, 0, 0, shift))[:, :, shift:],
+        F.pad(above, (0, 0, 0, 0, 0, 0, shift, 0))[:, :height],
+        F.pad(below, (0, 0, 0, 0, 0, 0, 0, shift))[:, shift:],
+        unmoved,
+    ]
+    patches = torch.cat(shifted, dim=-1).flatten(1, 2).flatten(2, 3)
+    return torch.cat([patches, z[:, height * width :]], dim=1)
+
+
+@torch.library.custom_op("vrwkv::shift_mix", mutates_args=())
+def _shift_mix(
+    x: Tensor,
+    share: Tensor,
+    correction: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    grid: Sequence[int],
+    shift: int,
+    bounds: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    return shift_mix_forward(x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)
+
+
+@_shift_mix.register_fake
+def _(
+    x: Tensor,
+    share: Tensor,
+    correction: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    grid: Sequence[int],
+    shift: int,
+    bounds: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    statistics = (0,) if norm_weight is None else (3, *x.shape[:2])
+    return x.new_empty((share.shape[0], *x.shape)), x.new_empty(statistics, dtype=compute_dtype(x))
+
+
+@torch.library.custom_op("vrwkv::shift_mix_backward", mutates_args=())
+def _shift_mix_backward(
+    grad: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    share: Tensor,
+    correction: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    grid: Sequence[int],
+    shift: int,
+    bounds: Sequence[int],
+) -> list[Tensor]:
+    return shift_mix_backward(grad, x, statistics, share, correction, norm_weight, norm_bias, grid, shift, bounds)
+
+
+@_shift_mix_backward.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    share: Tensor,
+    correction: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    grid: Sequence[int],
+    shift: int,
+    bounds: Sequence[int],
+) -> list[Tensor]:
+    inputs = (x, share, correction, norm_weight, norm_bias)
+    return [tensor.new_empty(tensor.shape) for tensor in inputs if tensor is not None]
+
+
+def save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    """Keep the inputs and the norm's statistics: nothing of the size of the output."""
+    x, share, correction, norm_weight, norm_bias, _, ctx.grid, ctx.shift, ctx.bounds = inputs
+    ctx.save_for_backward(x, output[1], share, correction, norm_weight, norm_bias)
+    ctx.mark_non_differentiable(output[1])
+
+
+def in_place_of_arguments(gradients: list[Tensor], *arguments: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradients of the arguments that are there, None for the others and for the five that are not tensors."""
+    given = iter(gradients)
+    return (*(None if argument is None else next(given) for argument in arguments), None, None, None, None)
+
+
+def _differentiate(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+    x, statistics, *parameters = ctx.saved_tensors
+    gradients = _shift_mix_backward(grad, x, statistics, *parameters, ctx.grid, ctx.shift, ctx.bounds)
+    return in_place_of_arguments(gradients, x, *parameters)
+
+
+_shift_mix.register_autograd(_differentiate, setup_context=save_for_backward)
