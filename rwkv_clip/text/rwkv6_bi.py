@@ -55,7 +55,7 @@ class TextChannelMix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x_k, x_r = self.token_shift.mix(x, torch.stack((self.mix_k, self.mix_r))).unbind()
+        x_k, x_r = self.token_shift.mix(x, torch.stack((self.mix_k, self.mix_r)))
         return sigmoid_gate(self.receptance(x_r), self.value(squared_relu(self.key(x_k), inplace=True)))
 
 

@@ -53,8 +53,10 @@ class Case:
     def run(self, backend: str | None, **inputs: Tensor) -> Tensor:
         """The op on `inputs`."""
         if self.grid is None:
-            return bi_shift_mix(**inputs, **self.options, backend=backend)
-        return shift_mix(inputs.pop("x"), inputs.pop("share"), self.grid, **inputs, **self.options, backend=backend)
+            return torch.stack(bi_shift_mix(**inputs, **self.options, backend=backend))
+        return torch.stack(
+            shift_mix(inputs.pop("x"), inputs.pop("share"), self.grid, **inputs, **self.options, backend=backend)
+        )
 
     def function(self, backend: str | None, inputs: Inputs) -> Callable[..., Tensor]:
         """The op as a function of its tensors in the order of `inputs`."""
@@ -179,7 +181,7 @@ def test_the_definition_is_shift_and_lerp(norm: bool, extra: int) -> None:
 def test_the_definition_is_bi_shift_and_lerp() -> None:
     x, share = Case(grid=None).draw().values()
     expected = torch.stack([torch.lerp(x, bi_shift(x, num_heads=3), weight) for weight in share])
-    assert_agrees(bi_shift_mix(x, share, num_heads=3, backend="naive"), expected, "y", tolerance=1e-14)
+    assert_agrees(torch.stack(bi_shift_mix(x, share, num_heads=3, backend="naive")), expected, "y", tolerance=1e-14)
 
 
 def hostile(kind: str, x: Tensor) -> Tensor:
@@ -363,9 +365,9 @@ def test_one_compilation_for_any_number_of_tokens(backend: str, device: str, nam
 
     def between(x: Tensor, share: Tensor, **others: Tensor) -> Tensor:
         if case.grid is None:
-            return torch.tanh(bi_shift_mix(x * 1.5, share, **others, backend=backend)) * 2
+            return torch.tanh(torch.stack(bi_shift_mix(x * 1.5, share, **others, backend=backend))) * 2
         grid = (x.shape[1] // 6, 6)
-        return torch.tanh(shift_mix(x * 1.5, share, grid, **others, backend=backend)) * 2
+        return torch.tanh(torch.stack(shift_mix(x * 1.5, share, grid, **others, backend=backend))) * 2
 
     compiled = torch.compile(between, fullgraph=True, backend="aot_eager")
     with torch._dynamo.config.patch(error_on_recompile=True):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vrwkv.layers.initialisation import fancy_mix
-from vrwkv.layers.token_shift import TokenShift
+from vrwkv.layers.token_shift import TokenShift, shares_of_shifted
 from vrwkv.ops import sigmoid_gate, squared_relu
 
 
@@ -74,7 +74,7 @@ class ChannelMix(nn.Module):
         if self.token_shift is None:
             x_k = x_r = x if norm is None else norm(x)
         else:
-            share = 1 - torch.stack((self.mix_k, self.mix_r))
-            x_k, x_r = self.token_shift.mix(x, share, grid, norm=norm, backend=self.backend).unbind()
+            share = shares_of_shifted(self.mix_k, self.mix_r)
+            x_k, x_r = self.token_shift.mix(x, share, grid, norm=norm, backend=self.backend)
         hidden = self.key_norm(squared_relu(self.key(x_k), inplace=True, backend=self.backend))
         return sigmoid_gate(self.receptance(x_r), self.value(hidden), backend=self.backend)

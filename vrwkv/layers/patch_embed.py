@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from timm.layers import to_2tuple
 from torch import Tensor, nn
 
+from vrwkv.ops import extract_patches
+
 
 class PatchEmbed(nn.Module):
     """Linear embedding of non-overlapping patches.
@@ -60,6 +62,5 @@ class PatchEmbed(nn.Module):
         patch_height, patch_width = self.patch_size
         x = F.pad(x, (0, -x.shape[3] % patch_width, 0, -x.shape[2] % patch_height))
         height, width = x.shape[2] // patch_height, x.shape[3] // patch_width
-        patches = x.unflatten(3, (width, patch_width)).unflatten(2, (height, patch_height))
-        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        patches = extract_patches(x, self.patch_size)
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias), (height, width)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vrwkv.layers.initialisation import fancy_bonus, fancy_decay, fancy_mix
-from vrwkv.layers.token_shift import TokenShift
+from vrwkv.layers.token_shift import TokenShift, shares_of_shifted
 from vrwkv.ops import bi_wkv, bi_wkv_published, sigmoid_gate
 
 INIT_MODES = ("fancy", "local", "global")
@@ -93,8 +93,8 @@ class SpatialMix(nn.Module):
         if self.token_shift is None:
             x_k = x_v = x_r = x if norm is None else norm(x)
         else:
-            share = 1 - torch.stack((self.mix_k, self.mix_v, self.mix_r))
-            x_k, x_v, x_r = self.token_shift.mix(x, share, grid, norm=norm, backend=self.backend).unbind()
+            share = shares_of_shifted(self.mix_k, self.mix_v, self.mix_r)
+            x_k, x_v, x_r = self.token_shift.mix(x, share, grid, norm=norm, backend=self.backend)
         k, v, gate = self.key(x_k), self.value(x_v), self.receptance(x_r)
         if self.formula == "paper" and isinstance(self.key_norm, nn.Identity):
             return self.output(bi_wkv(self.decay, self.bonus, k, v, gate=gate, backend=self.backend))

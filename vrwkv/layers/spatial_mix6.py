@@ -99,12 +99,12 @@ class SpatialMix6(nn.Module):
         if norm is not None:
             x = norm(x)
         first = self.token_shift.mix(x, self.mix_x[None], grid, backend=self.backend)[0]
-        low_rank = torch.tanh(first @ self.mix_down).unflatten(-1, (5, MIX_RANK))
-        corrections = torch.einsum("btfr,frc->fbtc", low_rank, self.mix_up)
+        low_rank = torch.tanh(first @ self.mix_down).flatten(0, 1).unflatten(-1, (5, MIX_RANK))
+        corrections = torch.bmm(low_rank.transpose(0, 1), self.mix_up).unflatten(1, x.shape[:2])
         share = torch.stack((self.mix_w, self.mix_k, self.mix_v, self.mix_r, self.mix_g))
         x_w, x_k, x_v, x_r, x_g = self.token_shift.mix(
             x, share, grid, correction=corrections.to(x.dtype), backend=self.backend
-        ).unbind()
+        )
         w = self.decay + torch.tanh(x_w @ self.decay_down) @ self.decay_up
         r, k, v, w = (
             tensor.unflatten(-1, (self.num_heads, -1))
@@ -112,5 +112,10 @@ class SpatialMix6(nn.Module):
         )
         gate = F.silu(self.gate(x_g))
         y = self.key_norm(bi_wkv6(r, k, v, w, self.bonus, backend=self.backend).flatten(2))
-        y = self.head_norm(y.flatten(0, 1)).view_as(y)
-        return self.output(y * gate)
+        return self.output(self._normalise_heads(y) * gate)
+
+    def _normalise_heads(self, y: Tensor) -> Tensor:
+        """`head_norm` per token, as a layer norm over each head: CPUs take half the time for it."""
+        heads = y.unflatten(-1, (self.num_heads, -1))
+        plain = F.layer_norm(heads, heads.shape[-1:], eps=self.norm_eps).flatten(-2)
+        return torch.addcmul(self.head_norm.bias, plain, self.head_norm.weight)

@@ -8,6 +8,11 @@ from torch import Tensor, nn
 from vrwkv.ops import bi_shift, bi_shift_mix, q_shift, shift_mix
 
 
+def shares_of_shifted(*own_shares: Tensor) -> Tensor:
+    """What is left for the shifted token where `own_shares` (C,) weigh the token itself: (M, C)."""
+    return torch.stack(own_shares).neg_().add_(1)
+
+
 class TokenShift(nn.Module):
     """Q-shift over the patch grid; class tokens, which come after the patches, stay as they are.
 
@@ -40,8 +45,8 @@ class TokenShift(nn.Module):
         correction: Tensor | None = None,
         norm: nn.Module | None = None,
         backend: str | None = None,
-    ) -> Tensor:
-        """Mixtures of `norm(x)` with its shifted self in one pass: x (B, T, C), share (M, C) -> (M, B, T, C).
+    ) -> tuple[Tensor, ...]:
+        """Mixtures of `norm(x)` with its shifted self in one pass: x (B, T, C), share (M, C) -> M times (B, T, C).
 
         Args:
             x, share, grid, correction, backend: as in `vrwkv.ops.shift_mix`.
@@ -93,8 +98,8 @@ class SequenceShift(nn.Module):
         *,
         correction: Tensor | None = None,
         backend: str | None = None,
-    ) -> Tensor:
-        """Mixtures of `x` with its shifted self: x (B, T, C), share (M, C) -> (M, B, T, C)."""
+    ) -> tuple[Tensor, ...]:
+        """Mixtures of `x` with its shifted self: x (B, T, C), share (M, C) -> M times (B, T, C)."""
         return bi_shift_mix(x, share, correction=correction, num_heads=self.num_heads, backend=backend)
 
     def extra_repr(self) -> str:

@@ -4,6 +4,7 @@ from vrwkv.ops.bi_wkv import bi_wkv, bi_wkv_published
 from vrwkv.ops.bi_wkv6 import bi_wkv6
 from vrwkv.ops.dispatch import available_backends, explain_backends
 from vrwkv.ops.elementwise import sigmoid_gate, squared_relu
+from vrwkv.ops.patches import extract_patches
 from vrwkv.ops.shift_mix import bi_shift_mix, shift_mix
 from vrwkv.ops.token_shift import bi_shift, q_shift
 
@@ -15,6 +16,7 @@ __all__ = [
     "bi_wkv6",
     "bi_wkv_published",
     "explain_backends",
+    "extract_patches",
     "q_shift",
     "shift_mix",
     "sigmoid_gate",

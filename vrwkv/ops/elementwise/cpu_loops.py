@@ -1,4 +1,4 @@
-"""Compiled element-wise loops; a task is BLOCK elements. The last 16 of an array may be computed twice, not in place."""
+"""Compiled element-wise loops; a task is BLOCK elements. The last 16 of an array may be computed twice."""
 
 from vrwkv.ops.cpu_runtime.functions import inlined, load, sigmoid, store
 from vrwkv.ops.cpu_runtime.kernel import kernel

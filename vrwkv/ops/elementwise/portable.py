@@ -11,4 +11,7 @@ def sigmoid_gate_torch(gate: Tensor, y: Tensor) -> Tensor:
 
 def squared_relu_torch(x: Tensor, inplace: bool = False) -> Tensor:
     """max(x, 0)²."""
-    return x.relu_().square_() if inplace else torch.relu(x).square()
+    if inplace:
+        return x.relu_().square_()
+    positive = torch.relu(x)
+    return positive * positive  # exporters make a general power of `square`, which runtimes are slow at

@@ -42,7 +42,7 @@ def shift_mix(
     shift: int = 1,
     gamma: float = 0.25,
     backend: str | None = None,
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     """M mixtures of every token with its neighbours on the grid, in one pass; optionally after a layer norm.
 
     z = layer_norm(x) where norm_weight and norm_bias are given, else x;
@@ -61,7 +61,7 @@ def shift_mix(
         backend: "triton", "cpu", "torch" or "naive"; by default VRWKV_BACKEND, else the best that can run.
 
     Returns:
-        (M, B, T, C), dtype of `x`. The arithmetic is float32, or float64 for float64.
+        M tensors (B, T, C) of the dtype of `x`. The arithmetic is float32, or float64 for float64.
 
     Raises:
         ValueError: a wrong shape, dtype, device or number (the message names the argument), or a backend that cannot
@@ -73,7 +73,9 @@ def shift_mix(
     # Without a distance nobody moves: all channels belong to the group that stays.
     bounds = [int(head_dim * gamma * group) if shift else 0 for group in range(1, 5)]
     chosen = select_backend("shift_mix", backend, x)
-    return chosen.run(x, share, correction, norm_weight, norm_bias, norm_eps, list(grid), shift, [*bounds, head_dim])
+    return _separate(
+        chosen.run(x, share, correction, norm_weight, norm_bias, norm_eps, list(grid), shift, [*bounds, head_dim])
+    )
 
 
 def bi_shift_mix(
@@ -83,7 +85,7 @@ def bi_shift_mix(
     correction: Tensor | None = None,
     num_heads: int = 1,
     backend: str | None = None,
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     """M mixtures of every token with the one before (half of each head) and the one after it (the other half).
 
     out[m] = x + (bi_shift(x) - x) · (share[m] + correction[m]): RWKV-CLIP's text tower (released code).
@@ -96,7 +98,7 @@ def bi_shift_mix(
         backend: as in `shift_mix`, whose backends these are.
 
     Returns:
-        (M, B, T, C), dtype of `x`. The arithmetic is float32, or float64 for float64.
+        M tensors (B, T, C) of the dtype of `x`. The arithmetic is float32, or float64 for float64.
 
     Raises:
         ValueError: a wrong shape, dtype, device or number (the message names the argument), or a backend that cannot
@@ -108,4 +110,9 @@ def bi_shift_mix(
     # The sequence is a grid of one row, whose halves of a head look left and right.
     bounds = [head_dim // 2, head_dim, head_dim, head_dim, head_dim]
     chosen = select_backend("shift_mix", backend, x)
-    return chosen.run(x, share, correction, None, None, 1e-5, [1, x.shape[1]], 1, bounds)
+    return _separate(chosen.run(x, share, correction, None, None, 1e-5, [1, x.shape[1]], 1, bounds))
+
+
+def _separate(mixtures: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Backends write all mixtures into one tensor; exported ones are separate from the start."""
+    return mixtures.unbind() if isinstance(mixtures, Tensor) else mixtures

@@ -34,7 +34,7 @@ def shift_mix_cpu(
     grid: Sequence[int],
     shift: int,
     bounds: Sequence[int],
-) -> Tensor:
+) -> Tensor | tuple[Tensor, ...]:
     """Shift-and-mix on the CPU, compiled for its vector units; arguments as `shift_mix_naive`."""
     if exporting():
         return shift_mix_torch(x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)
@@ -83,8 +83,9 @@ def _forward(
         loops.norm_statistics(tasks, tokens, statistics, fresh, total, channels, eps, storage)
     mixtures = tokens.new_empty((count, *x.shape))
     loops.write_mixtures(
-        tasks, tokens, _parameter(share), amounts, _parameter(norm_weight), _parameter(norm_bias), statistics if statistics.numel() else None, mixtures,
-        runs, masks, total, image_tokens, channels, count, grid[0], grid[1], shift, len(runs), storage,
+        tasks, tokens, _parameter(share), amounts, _parameter(norm_weight), _parameter(norm_bias),
+        statistics if statistics.numel() else None, mixtures, runs, masks, total, image_tokens, channels, count,
+        grid[0], grid[1], shift, len(runs), storage,
     )  # fmt: skip
     return mixtures.to(x.dtype), statistics
 
@@ -117,8 +118,8 @@ def _backward(
     sums = x.new_zeros((tasks, count + 2, channels), dtype=torch.float32)
     loops.write_gradients(
         tasks, gradients, tokens, _parameter(share), amounts, _parameter(norm_weight), _parameter(norm_bias),
-        statistics if statistics.numel() else None, grad_x, grad_correction, sums, runs, masks, fresh, total, image_tokens, channels, count,
-        grid[0], grid[1], shift, tokens_per_task, len(runs), STORAGE[tokens.dtype],
+        statistics if statistics.numel() else None, grad_x, grad_correction, sums, runs, masks, fresh, total,
+        image_tokens, channels, count, grid[0], grid[1], shift, tokens_per_task, len(runs), STORAGE[tokens.dtype],
     )  # fmt: skip
     summed = sums.sum(0, dtype=torch.float64)
     found = [grad_x.to(x.dtype), summed[:count].to(share.dtype)]

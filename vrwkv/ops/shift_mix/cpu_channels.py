@@ -83,7 +83,7 @@ def neighbour(token, direction, row, column, height, width, shift):  # type: ign
 
 @inlined
 def token_statistics(statistics, token, total):  # type: ignore[no-untyped-def]
-    """Mean of a token, what rounding left of it, and 1 / deviation; without a norm, and for token -1, what changes nothing."""
+    """Mean of a token, what rounding left of it, 1 / deviation; what changes nothing if there is no norm or token."""
     if statistics == 0 or token < 0:
         return float32(0.0), float32(0.0), float32(1.0)
     place = statistics + token * 4

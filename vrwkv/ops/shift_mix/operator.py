@@ -21,10 +21,14 @@ def shift_mix_torch(
     grid: Sequence[int],
     shift: int,
     bounds: Sequence[int],
-) -> Tensor:
-    """Shift-and-mix with plain torch ops on any device; arguments as `shift_mix_naive`."""
-    run = _written_out if exporting() else _shift_mix
-    return run(x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)[0]
+) -> Tensor | tuple[Tensor, ...]:
+    """Shift-and-mix with plain torch ops on any device; arguments as `shift_mix_naive`.
+
+    Returns (M, B, T, C), or, exported, M tensors (B, T, C): one operator less over all of them.
+    """
+    if exporting():
+        return _written_out(x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)
+    return _shift_mix(x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)[0]
 
 
 def _written_out(
@@ -37,17 +41,17 @@ def _written_out(
     grid: Sequence[int],
     shift: int,
     bounds: Sequence[int],
-) -> tuple[Tensor]:
+) -> tuple[Tensor, ...]:
     """Without writes in place and without statistics: what an exporter can trace for any number of tokens."""
     compute = compute_dtype(x)
     z = x.to(compute)
     if norm_weight is not None and norm_bias is not None:
         z = F.layer_norm(z, z.shape[-1:], norm_weight.to(compute), norm_bias.to(compute), norm_eps)
     difference = _shifted(z, grid, shift, bounds) - z
-    weight = share.to(compute)[:, None, None]
+    weights = list(share.to(compute))
     if correction is not None:
-        weight = weight + correction.to(compute)
-    return ((z + difference * weight).to(x.dtype),)
+        weights = [weight + amount.to(compute) for weight, amount in zip(weights, correction, strict=True)]
+    return tuple((z + difference * weight).to(x.dtype) for weight in weights)
 
 
 def _shifted(z: Tensor, grid: Sequence[int], shift: int, bounds: Sequence[int]) -> Tensor:
