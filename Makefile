@@ -19,7 +19,7 @@ help:
 	@echo "make test            the test suite"
 	@echo "make contract        the contract tests, every registered model at full size"
 	@echo "make test-oldest     the test suite on the oldest supported versions (an environment of its own)"
-	@echo "make bench           timings of the kernels against rivals, checked for correctness first"
+	@echo "make bench           timings of kernels and models against rivals, checked for correctness first (12 minutes)"
 	@echo "make lint            ruff and mypy"
 
 $(READY): pyproject.toml constraints.txt
@@ -44,6 +44,9 @@ test-oldest:
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(PYTEST_OPTIONS) -m "not whole"
 
 bench: $(READY)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[export]'
+	$(BIN)/python benchmarks/cpu.py --check
+	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/cpu.py
 
 lint: $(READY)

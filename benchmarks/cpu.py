@@ -1,109 +1,36 @@
-"""How fast are the kernels on this CPU, next to one Linear layer and to attention on the same tensor?
+"""How fast are the kernels and models on this CPU, next to Linear layers, attention and timm's ViT?
 
-Run it with `make bench`. Each kernel is first compared with its float64 definition, forward and backward; what
-disagrees is not timed. Times are medians over interleaved repetitions, so that drifts of the machine hit all rows
-alike; only the ratios mean anything. Writes docs/benchmarks/cpu.md and cpu.json.
+Run it with `make bench` (about ten minutes). The kernels are first compared with float64, forward and backward: if one
+is wrong, nothing is timed. What is compared with each other runs in one process and takes turns; only ratios mean
+anything. Writes docs/benchmarks/cpu.md and cpu.json; the rows on compiled and exported models come from the
+export.json that benchmarks/export.py has left there.
 """
 
 import argparse
 import json
+import logging
+import os
 import platform
-import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from cpu_accuracy import SHAPES, check_ops
+from cpu_memory import measure_memory
+from cpu_models import OURS, OURS_6, VIT, compare_inference, compare_sizes, compare_training
+from cpu_ops import time_ops
+from cpu_report import render
 
 import vrwkv
-from vrwkv.ops import bi_wkv, bi_wkv6
+from vrwkv.ops.dispatch import select_backend
 
-SHAPES = ((8, 196, 192), (1, 4096, 192), (1, 16384, 192))
-LARGEST_ERROR = {"forward": 2e-5, "gradient": 1e-4}
-HEAD_SIZE = 64
-
-
-def inputs(op: str, batch: int, tokens: int, channels: int, dtype: torch.dtype) -> list[Tensor]:
-    """Random inputs of an op, as a freshly initialised model would give it."""
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-
-    if op == "bi_wkv":
-        return [normal(channels), normal(channels), normal(batch, tokens, channels), normal(batch, tokens, channels)]
-    heads = channels // HEAD_SIZE
-    r, k, v, w = (normal(batch, tokens, heads, HEAD_SIZE) for _ in range(4))
-    return [r, k, v, (w - 3).detach().requires_grad_(), normal(heads, HEAD_SIZE)]
-
-
-OPS: dict[str, Callable[..., Tensor]] = {"bi_wkv": bi_wkv, "bi_wkv6": bi_wkv6}
-
-
-def check(op: str) -> dict[str, float]:
-    """Largest relative errors of an op against its definition in float64.
-
-    Raises:
-        SystemExit: an error above the limit.
-    """
-    results = []
-    for dtype, backend in ((torch.float64, "naive"), (torch.float32, None)):
-        tensors = inputs(op, 2, 333, 128, dtype)
-        y = OPS[op](*tensors, backend=backend)
-        results.append(
-            [y, *torch.autograd.grad((y * torch.linspace(0.5, 1.5, y.numel()).to(y).view_as(y)).sum(), tensors)]
-        )
-    errors = [((b.double() - a).abs().max() / a.abs().max()).item() for a, b in zip(*results, strict=True)]
-    found = {"forward": errors[0], "gradient": max(errors[1:])}
-    for name, limit in LARGEST_ERROR.items():
-        if not found[name] <= limit:
-            raise SystemExit(f"{op} is wrong by {found[name]:.1e} ({name}, limit {limit:.0e}): nothing is timed")
-    return found
-
-
-def median_seconds(tasks: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Median time of each task; the tasks take turns."""
-    times: dict[str, list[float]] = {name: [] for name in tasks}
-    for repetition in range(repetitions + 1):
-        for name, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            if repetition:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def time_ops(batch: int, tokens: int, channels: int, repetitions: int) -> dict[str, float]:
-    """Median seconds of the ops and of their yardsticks on one shape."""
-    linear = torch.nn.Linear(channels, channels)
-    x = torch.randn(batch, tokens, channels)
-    q = torch.randn(batch, channels // HEAD_SIZE, tokens, HEAD_SIZE)
-    tasks: dict[str, Callable[[], object]] = {"linear": lambda: linear(x)}
-    if tokens <= 4096:
-        tasks["attention"] = lambda: F.scaled_dot_product_attention(q, q, q)
-    for op in OPS:
-        tensors = inputs(op, batch, tokens, channels, torch.float32)
-        fixed = [tensor.detach() for tensor in tensors]
-        tasks[op] = lambda op=op, fixed=fixed: OPS[op](*fixed)
-        tasks[f"{op} + backward"] = lambda op=op, tensors=tensors: OPS[op](*tensors).sum().backward()
-    return median_seconds(tasks, repetitions)
-
-
-def time_models(repetitions: int) -> dict[str, dict[str, float]]:
-    """Median seconds of a forward pass of the tiny models and timm's ViT, 8 images at 224 and 1 at 512 pixels."""
-    found = {}
-    for batch, size in ((8, 224), (1, 512)):
-        images = torch.randn(batch, 3, size, size)
-        tasks = {}
-        for name in ("vrwkv_tiny_patch16_224", "vrwkv6_tiny_patch16_224", "vit_tiny_patch16_224"):
-            kwargs = {"dynamic_img_size": True} if name.startswith("vit") else {}
-            model = timm.create_model(name, **kwargs).eval()
-            tasks[name] = torch.inference_mode()(lambda model=model, images=images: model(images))
-        found[f"{batch}×{size} px"] = median_seconds(tasks, repetitions)
-    return found
+DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
+CHANNELS = 192
+# batch, pixels, repetitions: fewer where the ViT takes long (25 s a pass at 2048 pixels)
+INFERENCE = ((8, 224, 15), (1, 512, 11), (1, 1024, 5), (1, 2048, 2))
+TRAINING = ((8, 224, 7), (1, 512, 7), (1, 1024, 3))
 
 
 def processor() -> str:
@@ -114,56 +41,92 @@ def processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def render(
-    machine: str,
-    errors: dict[str, dict[str, float]],
-    ops: dict[str, dict[str, float]],
-    models: dict[str, dict[str, float]],
-) -> str:
-    """The page of tables in Markdown."""
-    accuracy = "; ".join(f"{op} forward {e['forward']:.0e}, gradients {e['gradient']:.0e}" for op, e in errors.items())
-    columns = ["bi_wkv", "bi_wkv + backward", "bi_wkv6", "bi_wkv6 + backward", "attention"]
-    lines = [
-        "# CPU timings",
-        "",
-        f"{machine}. `make bench` reproduces this page. The kernels are the portable ones (backend `torch`).",
-        "",
-        f"Errors against float64: {accuracy}.",
-        "",
-        "Time relative to one Linear(C, C) on the same tensor (B × T × C):",
-        "",
-        f"| shape | {' | '.join(columns)} |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for shape, times in ops.items():
-        cells = [f"{times[name] / times['linear']:.1f}" if name in times else "not run" for name in columns]
-        lines.append(f"| {shape} | {' | '.join(cells)} |")
-    lines += ["", "Whole models, images per second relative to timm's ViT (eager, inference):", ""]
-    lines += ["| input | vrwkv_tiny | vrwkv6_tiny | vit_tiny |", "|---|---|---|---|"]
-    for size, times in models.items():
-        vit = times["vit_tiny_patch16_224"]
-        ours = [vit / times[f"{name}_tiny_patch16_224"] for name in ("vrwkv", "vrwkv6")]
-        lines.append(f"| {size} | {ours[0]:.2f} | {ours[1]:.2f} | 1 |")
-    return "\n".join(lines) + "\n"
+def versions() -> list[str]:
+    """Versions of what the numbers depend on."""
+    found = [f"torch {torch.__version__}", f"timm {timm.__version__}", f"vrwkv {vrwkv.__version__}"]
+    try:
+        import numba
+    except ImportError:
+        return [*found, "without numba"]
+    return [*found, f"numba {numba.__version__}"]
+
+
+def machine() -> str:
+    """Processor, threads, precision, backend and versions, and how busy the machine was."""
+    backend = select_backend("bi_wkv", None, torch.empty(1, 2, CHANNELS)).name
+    waiting = os.environ.get("OMP_WAIT_POLICY", "the default")
+    return (
+        f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads (OpenMP wait policy {waiting}), "
+        f"float32, backend `{backend}`, {', '.join(versions())}; load average at the start {os.getloadavg()[0]:.1f}"
+    )
+
+
+def export_measurements(folder: Path) -> dict[str, Any] | None:
+    """What benchmarks/export.py has left in `folder`, if it ran on this processor with these versions."""
+    path = folder / "export.json"
+    if not path.exists():
+        return None
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    mentioned = (processor(), f"{torch.get_num_threads()} threads", *versions()[:3])
+    return raw if all(name in raw["machine"] for name in mentioned) else None
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """All measurements except those of benchmarks/export.py; few and small ones with `quick`."""
+    raw: dict[str, Any] = {"quick": quick, "machine": machine()}
+    _say("accuracy")
+    raw["errors"] = check_ops(SHAPES[1:3] if quick else SHAPES)
+    shapes = ((8, 196), (1, 4096)) if quick else ((8, 196), (1, 4096), (1, 16384))
+    _say("ops")
+    raw["ops"] = {f"{b}×{t}×{CHANNELS}": time_ops(b, t, CHANNELS, 3 if quick else 15) for b, t in shapes}
+    raw["inference"], raw["training"] = {}, {}
+    for batch, size, repetitions in INFERENCE[:1] if quick else INFERENCE:
+        _say(f"inference, {batch}×{size} px")
+        names = (OURS, OURS_6, VIT)
+        raw["inference"][f"{batch}×{size} px"] = compare_inference(names, batch, size, 2 if quick else repetitions)
+    for batch, size, repetitions in TRAINING[:1] if quick else TRAINING:
+        _say(f"training, {batch}×{size} px")
+        raw["training"][f"{batch}×{size} px"] = compare_training(batch, size, 2 if quick else repetitions)
+    if not quick:
+        _say("one image of 1024 and of 4096 px")
+        raw["sizes"] = compare_sizes(1024, 4096, 3)
+    _say("memory")
+    raw["memory"] = (
+        measure_memory((512,), (512,), 1) if quick else measure_memory((1024, 2048, 4096), (512, 1024, 2048), 3)
+    )
+    return raw
+
+
+def _say(part: str) -> None:
+    logging.info("%s  %s", time.strftime("%H:%M:%S"), part)
 
 
 def main() -> None:
     """Check, time, print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "docs" / "benchmarks")
+    parser.add_argument("--check", action="store_true", help="compare the kernels with float64, and stop")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a smoke run: few, small measurements; prints, writes nothing unless --output is given",
+    )
+    parser.add_argument("--output", type=Path, help="folder of the results (default: docs/benchmarks)")
     options = parser.parse_args()
-    errors = {op: check(op) for op in OPS}
-    ops = {f"{b}×{t}×{c}": time_ops(b, t, c, options.repetitions) for b, t, c in SHAPES}
-    models = time_models(options.repetitions)
-    versions = f"torch {torch.__version__}, timm {timm.__version__}, vrwkv {vrwkv.__version__}"
-    machine = f"{processor()}, {torch.get_num_threads()} threads, float32, {versions}"
-    page = render(machine, errors, ops, models)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.check:
+        check_ops()
+        return
+    raw = measure(options.quick)
+    folder = options.output or DOCS
+    if (exported := export_measurements(folder)) is not None:
+        raw["export"] = exported
+    page = render(raw)
     print(page)
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "cpu.md").write_text(page, encoding="utf-8")
-    raw = {"machine": machine, "errors": errors, "seconds": {"ops": ops, "models": models}}
-    (options.output / "cpu.json").write_text(json.dumps(raw, indent=1), encoding="utf-8")
+    if options.output is None and options.quick:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cpu.md").write_text(page, encoding="utf-8")
+    (folder / "cpu.json").write_text(json.dumps(raw, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,18 @@
 """How much memory a task takes beyond what was there before, each in a fresh process.
 
 `python benchmarks/cpu_memory.py '{"task": "inference", "size": 1024, "threads": 2}'` prints a JSON object.
+
+Two things are told apart. `live`: large blocks are mapped one by one and leave with the tensor (a fixed
+MALLOC_MMAP_THRESHOLD_), so that the peak is what the program holds at once. `resident`: glibc's defaults, where freed
+blocks stay in a heap that fragments; this differs from run to run, hence the median of several processes.
 """
 
 import contextlib
 import ctypes
 import gc
 import json
+import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,13 +25,16 @@ import torch
 import vrwkv  # noqa: F401  registers the models
 
 MODEL = "vrwkv_tiny_patch16_224"
-WARM_UP_SIZE = 256  # pixels; large enough to load the kernels that walk in chunks
+WARM_UP_SIZE = 384  # pixels; tokens enough to load the kernels that walk in chunks
+MAPPED_BLOCK = 1 << 16  # bytes from which on a block is mapped on its own, for `live`: far below a tensor of 512 px
 HOW = (
-    "Each number comes from a fresh process: the model is built and runs once on a small image, so that libraries, "
-    "kernels and gradients are in place; glibc gives its free memory back (malloc_trim); then the largest resident "
-    "set of the process (VmHWM of Linux) during the task, less the resident set just before, is taken. The task makes "
-    "its images itself, so that they count. (getrusage's ru_maxrss would not do: a process inherits that of the one "
-    "that started it.)"
+    "Each number comes from fresh processes: the model is built and runs once on an image of "
+    f"{WARM_UP_SIZE} px, so that libraries, kernels and gradients are in place; glibc gives its free memory back "
+    "(malloc_trim); then the largest resident set of the process (VmHWM) during the task, less the resident set just "
+    "before, is taken. The task makes its images itself, so they count. (getrusage's ru_maxrss would not do: a process "
+    "inherits that of the one that started it.) Live: blocks from 64 KiB are mapped one by one "
+    f"(MALLOC_MMAP_THRESHOLD_={MAPPED_BLOCK}), so freed tensors leave at once. Resident: glibc's defaults, which keep "
+    "freed blocks in a heap that fragments; median of several processes."
 )
 
 
@@ -105,17 +114,35 @@ TASKS: dict[str, Callable[[int], Peak]] = {
 }
 
 
-def measure_in_fresh_process(task: str, size: int) -> Peak:
-    """The peak of one of TASKS, with the number of threads of this process.
+def measure_in_fresh_process(task: str, size: int, *, live: bool = True) -> Peak:
+    """The peak of one of TASKS, live or resident, with the number of threads of this process.
 
     Raises:
         SystemExit: the process failed; the message ends with what it said.
     """
     request = json.dumps({"task": task, "size": size, "threads": torch.get_num_threads()})
-    finished = subprocess.run([sys.executable, __file__, request], capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    if live:
+        environment["MALLOC_MMAP_THRESHOLD_"] = str(MAPPED_BLOCK)
+    finished = subprocess.run([sys.executable, __file__, request], env=environment, capture_output=True, text=True)
     if finished.returncode:
         raise SystemExit(f"memory of {task} at {size} px could not be measured:\n{finished.stderr[-2000:]}")
     return json.loads(finished.stdout.splitlines()[-1])
+
+
+def measure_memory(
+    inference: tuple[int, ...], training: tuple[int, ...], processes: int
+) -> dict[str, dict[str, dict[str, Peak]]]:
+    """Peaks at each size in pixels, by task, "live" or "resident", and "1024 px"; resident ones are medians."""
+    found: dict[str, dict[str, dict[str, Peak]]] = {"inference": {"live": {}, "resident": {}}}
+    for size in inference:
+        found["inference"]["live"][f"{size} px"] = measure_in_fresh_process("inference", size)
+        peaks = [measure_in_fresh_process("inference", size, live=False) for _ in range(processes)]
+        middle = int(statistics.median(peak["bytes"] for peak in peaks))
+        found["inference"]["resident"][f"{size} px"] = {**peaks[0], "bytes": middle}
+    for task in ("training", "training, checkpointed"):
+        found[task] = {"live": {f"{size} px": measure_in_fresh_process(task, size) for size in training}}
+    return found
 
 
 def main() -> None:

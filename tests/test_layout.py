@@ -57,13 +57,25 @@ def test_importing_vrwkv_needs_none_of_the_extras() -> None:
         "tensorboard",
         "tqdm_missing",
         "webdataset",
+        "numba",
+        "triton",
     ]
     program = f"""
 import sys
 for name in {extras!r}: sys.modules[name] = None
 import vrwkv, timm
 assert timm.is_model("vrwkv_tiny_patch16_224")
+import torch
+assert vrwkv.ops.available_backends("bi_wkv") == ["torch", "naive"], vrwkv.ops.explain_backends("bi_wkv")
+model = timm.create_model("vrwkv_tiny_patch16_224", depth=1, embed_dim=32)
+assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()
 """
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_importing_vrwkv_starts_no_compiler() -> None:
+    program = "import sys, vrwkv; assert 'numba' not in sys.modules and 'triton' not in sys.modules"
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
 

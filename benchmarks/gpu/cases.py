@@ -23,7 +23,7 @@ class Case:
         heads, head_size: channels = heads · head_size; only bi_wkv6 tells them apart.
         dtype: of the tensors per token; parameters are float32.
         gate: with the gate of bi_wkv.
-        steep: bi_wkv with decays on both sides of where its kernels change their arithmetic.
+        steep: bi_wkv with decays beyond those at which its kernels change their arithmetic.
         lengths: tokens of images packed end to end.
     """
 
@@ -65,18 +65,14 @@ class Case:
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Shape of the result."""
-        images = (self.batch, self.tokens)
-        return {
-            "bi_wkv": (*images, self.channels),
-            "bi_wkv6": (*images, self.heads, self.head_size),
-            "shift_mix": (MIXTURES, *images, self.channels),
-        }[self.op]
+        """Shape of each result."""
+        sizes = (self.heads, self.head_size) if self.op == "bi_wkv6" else (self.channels,)
+        return (self.batch, self.tokens, *sizes)
 
     @property
-    def image_axis(self) -> int:
-        """Axis of the output that counts images."""
-        return 1 if self.op == "shift_mix" else 0
+    def outputs(self) -> int:
+        """Number of results."""
+        return MIXTURES if self.op == "shift_mix" else 1
 
     def draw(self, device: str, seed: int = 0) -> list[Tensor]:
         """Inputs with decays such as training reaches."""
@@ -92,8 +88,8 @@ class Case:
         images = (self.batch, self.tokens)
         if self.op == "bi_wkv":
             per_token = [normal(*images, self.channels).to(dtype) for _ in range(3 if self.gate else 2)]
-            # Chunks of 64 tokens of 196 change their arithmetic where the decay is 100.
-            fall = (0.45 * self.tokens, 0.6 * self.tokens) if self.steep else (-5.0, 20.0)
+            # Plain sums over a chunk of 64 tokens bear T / 2, over the interpreter's chunks of 4 they bear 10 T.
+            fall = (0.3 * self.tokens, 15.0 * self.tokens) if self.steep else (-5.0, 20.0)
             return [uniform(*fall, self.channels), 5 * normal(self.channels), *per_token]
         if self.op == "bi_wkv6":
             heads = (self.heads, self.head_size)
@@ -102,16 +98,22 @@ class Case:
         parameters = [normal(MIXTURES, self.channels), 1 + normal(self.channels) / 2, normal(self.channels)]
         return [normal(*images, self.channels).to(dtype), *parameters]
 
-    def run(self, backend: str, inputs: list[Tensor]) -> Tensor:
+    def draw_gradients(self, device: str, seed: int = 1) -> list[Tensor]:
+        """A gradient of each result."""
+        generator = torch.Generator(device).manual_seed(seed)
+        drawn = (torch.randn(self.output_shape, generator=generator, device=device) for _ in range(self.outputs))
+        return [grad.to(getattr(torch, self.dtype)) for grad in drawn]
+
+    def run(self, backend: str, inputs: list[Tensor]) -> tuple[Tensor, ...]:
         """The op on all or some of the images of `inputs`."""
         boundaries = None
         if self.lengths:
             boundaries = torch.tensor([0, *self.lengths], device=inputs[2].device).cumsum(0).int()
         if self.op == "bi_wkv":
             gate = inputs[4] if self.gate else None
-            return bi_wkv(*inputs[:4], gate=gate, cu_seqlens=boundaries, backend=backend)
+            return (bi_wkv(*inputs[:4], gate=gate, cu_seqlens=boundaries, backend=backend),)
         if self.op == "bi_wkv6":
-            return bi_wkv6(*inputs, cu_seqlens=boundaries, backend=backend)
+            return (bi_wkv6(*inputs, cu_seqlens=boundaries, backend=backend),)
         height = next(side for side in range(isqrt(self.tokens), 0, -1) if self.tokens % side == 0)
         x, share, weight, bias = inputs
         grid = (height, self.tokens // height)
@@ -125,8 +127,7 @@ def useful_bytes(case: Case, *, backward: bool) -> int:
     input. Parameters are too small to count.
     """
     inputs = sum(name in PER_TOKEN for name in case.arguments)
-    outputs = MIXTURES if case.op == "shift_mix" else 1
-    tensors = inputs + outputs + (2 * inputs + outputs if backward else 0)
+    tensors = inputs + case.outputs + (2 * inputs + case.outputs if backward else 0)
     elements = prod((case.batch, case.tokens, case.channels))
     return tensors * elements * getattr(torch, case.dtype).itemsize
 

@@ -394,8 +394,9 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor, others: Inputs) -> Tensor:
         if self.case.grid is None:
-            return bi_shift_mix(x, **others)
-        return shift_mix(x, others["share"], (x.shape[1] // 6, 6), **{k: v for k, v in others.items() if k != "share"})
+            return torch.stack(bi_shift_mix(x, **others))
+        grid = (x.shape[1] // 6, 6)
+        return torch.stack(shift_mix(x, others["share"], grid, **{k: v for k, v in others.items() if k != "share"}))
 
 
 @pytest.mark.parametrize("name", ["plain", "full", "text"])

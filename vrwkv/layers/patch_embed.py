@@ -60,7 +60,10 @@ class PatchEmbed(nn.Module):
         if x.ndim != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f"images must have shape (B, {self.in_chans}, H, W), not {tuple(x.shape)}")
         patch_height, patch_width = self.patch_size
-        x = F.pad(x, (0, -x.shape[3] % patch_width, 0, -x.shape[2] % patch_height))
+        # Not `-size % patch`: Inductor has no remainder of negative symbols.
+        missing_width = (patch_width - x.shape[3] % patch_width) % patch_width
+        missing_height = (patch_height - x.shape[2] % patch_height) % patch_height
+        x = F.pad(x, (0, missing_width, 0, missing_height))
         height, width = x.shape[2] // patch_height, x.shape[3] // patch_width
         patches = extract_patches(x, self.patch_size)
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias), (height, width)

@@ -45,7 +45,7 @@ def store(address, storage, value):  # type: ignore[no-untyped-def]
 
 @inlined
 def exp2(x):  # type: ignore[no-untyped-def]
-    """2^x of a float32 vector within 1.5e-7, for x < 127; anything below -126 counts as -126. NaN stays NaN."""
+    """2^x of a float32 vector within 2.5e-7, for x < 127; anything below -126 counts as -126. NaN stays NaN."""
     x = maximum(x, -126.0)
     rounded = x + ROUND32
     r = x - (rounded - ROUND32)
