@@ -75,7 +75,7 @@ assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()
 
 
 def test_importing_vrwkv_starts_no_compiler() -> None:
-    program = "import sys, vrwkv; assert 'numba' not in sys.modules and 'triton' not in sys.modules"
+    program = "import sys, vrwkv; assert 'numba' not in sys.modules"
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
 

@@ -177,7 +177,8 @@ def tiny_cases(op: str) -> list[Case]:
             Case(op, 2, 10, 1, 5, gate=True),
             Case(op, 1, 11, 1, 5, gate=True, lengths=(1, 4, 6)),
             Case(op, 2, 13, 1, 5, "float32", steep=True),
+            Case(op, 2, 1, 1, 5, "float16", gate=True),
         ],
-        "bi_wkv6": [Case(op, 1, 66, 1, 64), Case(op, 1, 21, 1, 80, lengths=(1, 20))],
+        "bi_wkv6": [Case(op, 1, 66, 1, 64), Case(op, 1, 21, 1, 80, lengths=(1, 20)), Case(op, 1, 1, 1, 64, "float16")],
         "shift_mix": [Case(op, 3, 12, 1, 24), Case(op, 2, 7, 1, 20, "float32")],
     }[op]

@@ -53,7 +53,11 @@ def _accuracy(verified: Sequence[Verification | Failure]) -> str:
         mine = [one for one in verified if isinstance(one, Verification) and one.case.op == op and one.errors]
         output = max((one.errors["output"] for one in mine), default=float("nan"))
         gradient = max((max(e for n, e in one.errors.items() if n != "output") for one in mine), default=float("nan"))
-        parts.append(f"{op} ({len(mine)} cases) output {output:.0e}, gradients {gradient:.0e}")
+        late = sum(isinstance(one, Failure) and one.late and one.job.op == op for one in verified)
+        cases = f"{len(mine)} cases" + (f", {late} more not checked, the time was up" if late else "")
+        wrong = [one for one in mine if one.failure]
+        wrong_text = f", WRONG in {len(wrong)}" if wrong else ""
+        parts.append(f"{op} ({cases}{wrong_text}) output {output:.0e}, gradients {gradient:.0e}")
     return f"Largest errors against float64, half precisions' own rounding included: {'; '.join(parts)}."
 
 

@@ -63,7 +63,7 @@ def measure(task: Task, device: str, *, flush: bool, seconds: float) -> Times:
 
     flushes = 0
     if flush:
-        (filling,) = clock(buffer.zero_, None, 0, 1)
+        filling = min(clock(buffer.zero_, None, 0, 3))
         flushes = min(MOST_FLUSHES, 1 + math.ceil(1.5 * host / filling))
         once += flushes * filling
     repetitions = min(max(int(seconds / once), REPETITIONS[0]), REPETITIONS[1])

@@ -1,4 +1,4 @@
-"""sigmoid_gate, squared_relu and the gate inside bi_wkv, on every backend, against float64."""
+"""sigmoid_gate, squared_relu, tanh and the gate inside bi_wkv, on every backend, against float64."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from vrwkv.ops import available_backends, bi_wkv, sigmoid_gate, squared_relu
+from vrwkv.ops import available_backends, bi_wkv, sigmoid_gate, squared_relu, tanh
 from vrwkv.ops.dispatch import select_backend
 
 SHAPES = [(1,), (15,), (16,), (17,), (3, 5, 7), (2, 8193), (0, 4)]
@@ -16,6 +16,7 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 OPS: dict[str, tuple[Callable[..., Tensor], int]] = {
     "sigmoid_gate": (sigmoid_gate, 2),
     "squared_relu": (squared_relu, 1),
+    "tanh": (tanh, 1),
 }
 RUNS = [(name, backend) for name in OPS for backend in available_backends(name)]
 runs = pytest.mark.parametrize(("name", "backend"), RUNS, ids=[f"{name}-{backend}" for name, backend in RUNS])
@@ -81,16 +82,25 @@ def test_gradcheck(name: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 16), (3, 7)], ids=str)
+@pytest.mark.parametrize("name", ["squared_relu", "tanh"])
 @pytest.mark.parametrize("backend", available_backends("squared_relu"))
-def test_in_place_only_where_no_gradient_is_recorded(backend: str, shape: tuple[int, ...]) -> None:
+def test_in_place_only_where_no_gradient_is_recorded(name: str, backend: str, shape: tuple[int, ...]) -> None:
+    function = OPS[name][0]
     x = torch.linspace(-1, 1, shape[0] * shape[1]).view(shape)
-    expected = x.relu().square()
+    expected = function(x, backend="naive")
     leaf = x.clone().requires_grad_()
     held = leaf * 1
-    torch.testing.assert_close(squared_relu(held, inplace=True, backend=backend), expected)
+    torch.testing.assert_close(function(held, inplace=True, backend=backend), expected)
     assert torch.equal(held, x)
     with torch.no_grad():
-        torch.testing.assert_close(squared_relu(x.clone(), inplace=True, backend=backend), expected)
+        torch.testing.assert_close(function(x.clone(), inplace=True, backend=backend), expected)
+
+
+@pytest.mark.parametrize("backend", available_backends("tanh"))
+def test_tanh_keeps_its_digits_near_zero(backend: str) -> None:
+    sizes = torch.logspace(-37, 1.5, 5008)
+    x = torch.cat((sizes, -sizes))
+    torch.testing.assert_close(tanh(x, backend=backend).double(), torch.tanh(x.double()), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("name", OPS)

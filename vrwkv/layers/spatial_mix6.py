@@ -3,12 +3,11 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vrwkv.layers.initialisation import fancy_bonus6, fancy_decay, fancy_mix
 from vrwkv.layers.token_shift import SequenceShift, TokenShift
-from vrwkv.ops import bi_wkv6
+from vrwkv.ops import bi_wkv6, head_norm_gate, tanh
 
 MIX_RANK = 32
 DECAY_RANK = 64
@@ -99,23 +98,35 @@ class SpatialMix6(nn.Module):
         if norm is not None:
             x = norm(x)
         first = self.token_shift.mix(x, self.mix_x[None], grid, backend=self.backend)[0]
-        low_rank = torch.tanh(first @ self.mix_down).flatten(0, 1).unflatten(-1, (5, MIX_RANK))
+        low_rank = (
+            tanh(first @ self.mix_down, inplace=True, backend=self.backend).flatten(0, 1).unflatten(-1, (5, MIX_RANK))
+        )
         corrections = torch.bmm(low_rank.transpose(0, 1), self.mix_up).unflatten(1, x.shape[:2])
         share = torch.stack((self.mix_w, self.mix_k, self.mix_v, self.mix_r, self.mix_g))
         x_w, x_k, x_v, x_r, x_g = self.token_shift.mix(
             x, share, grid, correction=corrections.to(x.dtype), backend=self.backend
         )
-        w = self.decay + torch.tanh(x_w @ self.decay_down) @ self.decay_up
+        w = self._decays(x_w)
         r, k, v, w = (
             tensor.unflatten(-1, (self.num_heads, -1))
             for tensor in (self.receptance(x_r), self.key(x_k), self.value(x_v), w)
         )
-        gate = F.silu(self.gate(x_g))
+        gate = self.gate(x_g)
         y = self.key_norm(bi_wkv6(r, k, v, w, self.bonus, backend=self.backend).flatten(2))
-        return self.output(self._normalise_heads(y) * gate)
+        gated = head_norm_gate(
+            y,
+            gate.to(y.dtype),  # autocast leaves a key norm in float32
+            self.head_norm.weight,
+            self.head_norm.bias,
+            num_heads=self.num_heads,
+            eps=self.norm_eps,
+            backend=self.backend,
+        )
+        return self.output(gated)
 
-    def _normalise_heads(self, y: Tensor) -> Tensor:
-        """`head_norm` per token, as a layer norm over each head: CPUs take half the time for it."""
-        heads = y.unflatten(-1, (self.num_heads, -1))
-        plain = F.layer_norm(heads, heads.shape[-1:], eps=self.norm_eps).flatten(-2)
-        return torch.addcmul(self.head_norm.bias, plain, self.head_norm.weight)
+    def _decays(self, x: Tensor) -> Tensor:
+        """w (B, T, C): `decay` plus a low-rank correction computed from the mixture (B, T, C)."""
+        low_rank = tanh(x @ self.decay_down, inplace=True, backend=self.backend)
+        if low_rank.dtype != self.decay.dtype:  # under autocast the sum keeps the dtype of `decay`
+            return self.decay + low_rank @ self.decay_up
+        return torch.addmm(self.decay, low_rank.flatten(0, 1), self.decay_up).unflatten(0, x.shape[:2])

@@ -3,7 +3,8 @@
 from vrwkv.ops.bi_wkv import bi_wkv, bi_wkv_published
 from vrwkv.ops.bi_wkv6 import bi_wkv6
 from vrwkv.ops.dispatch import available_backends, explain_backends
-from vrwkv.ops.elementwise import sigmoid_gate, squared_relu
+from vrwkv.ops.elementwise import sigmoid_gate, squared_relu, tanh
+from vrwkv.ops.head_norm_gate import head_norm_gate
 from vrwkv.ops.patches import extract_patches
 from vrwkv.ops.shift_mix import bi_shift_mix, shift_mix
 from vrwkv.ops.token_shift import bi_shift, q_shift
@@ -17,8 +18,10 @@ __all__ = [
     "bi_wkv_published",
     "explain_backends",
     "extract_patches",
+    "head_norm_gate",
     "q_shift",
     "shift_mix",
     "sigmoid_gate",
     "squared_relu",
+    "tanh",
 ]

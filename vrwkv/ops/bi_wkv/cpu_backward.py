@@ -202,6 +202,8 @@ def _write_gradients(first, last, arguments, storage, size):  # type: ignore[no-
         for token in range(tokens):
             slot, offset = slots + token * SLOT, here + token * stride
             prefetch(grad + offset + coming)
+            prefetch(grad_k + offset + coming)
+            prefetch(grad_v + offset + coming)
             e, numerator_after, denominator_after = load32(slot), load32(slot + ROW), load32(slot + 2 * ROW)
             x = load(v + offset, storage)
             own = e * extra

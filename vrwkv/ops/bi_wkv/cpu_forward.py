@@ -259,6 +259,7 @@ def _write_outputs(first, last, arguments, storage, size):  # type: ignore[no-un
         )  # fmt: skip
         for token in range(tokens):
             slot, offset = slots + token * 3 * ROW, here + token * stride
+            prefetch(y + offset + coming)
             e = load32(slot)
             x = load(v + offset, storage)
             own = e * extra

@@ -1,4 +1,4 @@
-"""Element-wise ends of a block's branches: the sigmoid gate and the squared ReLU, each in one pass over memory."""
+"""Element-wise parts of a block's branches, each in one pass over memory: sigmoid gate, squared ReLU and tanh."""
 
 import torch
 from torch import Tensor
@@ -6,11 +6,11 @@ from torch import Tensor
 from vrwkv.ops.argument_checks import check_floating, check_same_dtype, check_shape
 from vrwkv.ops.cpu_runtime.refusal import refuse_cpu
 from vrwkv.ops.dispatch import Backend, register_backends, select_backend
-from vrwkv.ops.elementwise.cpu import sigmoid_gate_cpu, squared_relu_cpu
-from vrwkv.ops.elementwise.naive import sigmoid_gate_naive, squared_relu_naive
-from vrwkv.ops.elementwise.portable import sigmoid_gate_torch, squared_relu_torch
+from vrwkv.ops.elementwise.cpu import sigmoid_gate_cpu, squared_relu_cpu, tanh_cpu
+from vrwkv.ops.elementwise.naive import sigmoid_gate_naive, squared_relu_naive, tanh_naive
+from vrwkv.ops.elementwise.portable import sigmoid_gate_torch, squared_relu_torch, tanh_torch
 
-__all__ = ["sigmoid_gate", "squared_relu"]
+__all__ = ["sigmoid_gate", "squared_relu", "tanh"]
 
 register_backends(
     "sigmoid_gate",
@@ -23,6 +23,12 @@ register_backends(
     Backend("cpu", squared_relu_cpu, refuse_cpu),
     Backend("torch", squared_relu_torch),
     Backend("naive", squared_relu_naive, automatic=False),
+)
+register_backends(
+    "tanh",
+    Backend("cpu", tanh_cpu, refuse_cpu),
+    Backend("torch", tanh_torch),
+    Backend("naive", tanh_naive, automatic=False),
 )
 
 
@@ -63,3 +69,22 @@ def squared_relu(x: Tensor, *, inplace: bool = False, backend: str | None = None
     check_floating(x=x)
     inplace = inplace and not (torch.is_grad_enabled() and x.requires_grad)
     return select_backend("squared_relu", backend, x).run(x, inplace)
+
+
+def tanh(x: Tensor, *, inplace: bool = False, backend: str | None = None) -> Tensor:
+    """The hyperbolic tangent, element by element: inside the low-rank corrections of RWKV-6 (arXiv 2404.05892).
+
+    Args:
+        x: any shape.
+        inplace: whether the memory of `x` may hold the result, where no gradient is recorded.
+        backend: as in `sigmoid_gate`.
+
+    Returns:
+        Shape and dtype of `x`.
+
+    Raises:
+        ValueError: `x` is not floating-point, or a backend that cannot run.
+    """
+    check_floating(x=x)
+    inplace = inplace and not (torch.is_grad_enabled() and x.requires_grad)
+    return select_backend("tanh", backend, x).run(x, inplace)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vrwkv.ops.cpu_runtime.eager import records_gradient, runs_eagerly
-from vrwkv.ops.elementwise.portable import sigmoid_gate_torch, squared_relu_torch
+from vrwkv.ops.elementwise.portable import sigmoid_gate_torch, squared_relu_torch, tanh_torch
 from vrwkv.ops.exporting import exporting
 
 FEWEST = 16  # elements that one vector holds
@@ -56,6 +56,24 @@ def _squared_relu(x: Tensor, out: Tensor) -> Tensor:
     return out
 
 
+def tanh_cpu(x: Tensor, inplace: bool = False) -> Tensor:
+    """The hyperbolic tangent on the CPU; arguments as `vrwkv.ops.tanh`."""
+    if _portable(x):
+        return tanh_torch(x, inplace and runs_eagerly(x) and not exporting())
+    # As in squared_relu_cpu, only whole vectors may be overwritten.
+    if inplace and x.is_contiguous() and x.numel() % FEWEST == 0:
+        return _tanh(x, x)
+    return _Tanh.apply(x)
+
+
+def _tanh(x: Tensor, out: Tensor) -> Tensor:
+    from vrwkv.ops.elementwise.cpu_loops import tanh_forward
+
+    tasks, *sizes = _tasks(x)
+    tanh_forward(tasks, x, out, *sizes)
+    return out
+
+
 def _tasks(x: Tensor) -> tuple[int, int, int]:
     """Tasks, elements and storage."""
     from vrwkv.ops.cpu_runtime.kernel import STORAGE
@@ -99,4 +117,24 @@ class _SquaredRelu(torch.autograd.Function):
         grad_x = torch.empty_like(x)
         tasks, *sizes = _tasks(x)
         relu_backward(tasks, grad.contiguous(), x, grad_x, *sizes)
+        return grad_x
+
+
+class _Tanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        y = _tanh(x, torch.empty_like(x))
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        from vrwkv.ops.elementwise.cpu_loops import tanh_backward
+
+        (y,) = ctx.saved_tensors
+        grad_x = torch.empty_like(y)
+        tasks, *sizes = _tasks(y)
+        tanh_backward(tasks, grad.contiguous(), y, grad_x, *sizes)
         return grad_x

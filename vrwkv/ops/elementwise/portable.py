@@ -15,3 +15,8 @@ def squared_relu_torch(x: Tensor, inplace: bool = False) -> Tensor:
         return x.relu_().square_()
     positive = torch.relu(x)
     return positive * positive  # exporters make a general power of `square`, which runtimes are slow at
+
+
+def tanh_torch(x: Tensor, inplace: bool = False) -> Tensor:
+    """The hyperbolic tangent."""
+    return x.tanh_() if inplace else torch.tanh(x)
