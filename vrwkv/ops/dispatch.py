@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -26,7 +27,7 @@ class Backend:
     """
 
     name: str
-    run: Callable[..., Tensor]
+    run: Callable[..., Any]
     refuse: Callable[..., str | None] = _always
     automatic: bool = True
 

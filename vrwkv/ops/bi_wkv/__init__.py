@@ -54,7 +54,7 @@ def bi_wkv(
         v: (B, T, C) values, dtype of `k`. decay and bonus may be float32 beside half-precision k and v.
         gate: (B, T, C) receptance, dtype of `k`; the result is then sigmoid(gate) · y, in the same pass.
         cu_seqlens: (N+1,) int32 boundaries of N images packed end to end in a batch of one; T is then per image.
-        backend: "cpu", "torch" or "naive"; by default VRWKV_BACKEND, else the best that can run.
+        backend: "triton", "cpu", "torch" or "naive"; by default VRWKV_BACKEND, else the best that can run.
 
     Returns:
         (B, T, C), dtype of `v`, each channel (before the gate) within the range of its values. States are float32,

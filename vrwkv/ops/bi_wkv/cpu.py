@@ -45,12 +45,14 @@ class _Inputs:
         self.dtype = k.dtype if k.dtype in STORAGE else torch.float32
         self.storage = STORAGE[self.dtype]
         self.decay, self.bonus = (self._pad(tensor.detach().float()) for tensor in (decay, bonus))
-        self.k, self.v, self.gate, self.grad = (
-            None if tensor is None else self._pad(tensor.detach().to(self.dtype)) for tensor in (k, v, gate, grad)
-        )
+        self.k, self.v = self._store(k), self._store(v)
+        self.gate, self.grad = (None if tensor is None else self._store(tensor) for tensor in (gate, grad))
         self.channels = self.k.shape[2]
         self.blocks = -(-self.channels // LANES)
         self.plan = make_plan(self.decay, self.bonus, self.k, cu_seqlens)
+
+    def _store(self, tensor: Tensor) -> Tensor:
+        return self._pad(tensor.detach().to(self.dtype))
 
     def _pad(self, tensor: Tensor) -> Tensor:
         return (F.pad(tensor, (0, self.missing)) if self.missing else tensor).contiguous()

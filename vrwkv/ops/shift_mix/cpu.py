@@ -144,7 +144,7 @@ class _Eager(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, statistics, *parameters = ctx.saved_tensors
-        gradients = _backward(grad, x, statistics, *parameters, ctx.grid, ctx.shift, ctx.bounds)
+        gradients = _backward(grad, x, statistics, *parameters, ctx.grid, ctx.shift, ctx.bounds)  # type: ignore[call-arg]
         return in_place_of_arguments(gradients, x, *parameters)
 
 
