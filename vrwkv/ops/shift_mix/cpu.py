@@ -10,7 +10,13 @@ from torch import Tensor
 from vrwkv.ops.cpu_runtime.eager import records_gradient, runs_eagerly
 from vrwkv.ops.cpu_runtime.refusal import refuse_cpu
 from vrwkv.ops.exporting import exporting
-from vrwkv.ops.shift_mix.operator import in_place_of_arguments, save_for_backward, shift_mix_torch
+from vrwkv.ops.shift_mix.operator import (
+    empty_backward,
+    empty_forward,
+    in_place_of_arguments,
+    save_for_backward,
+    shift_mix_torch,
+)
 
 FEWEST_CHANNELS, MOST_CHANNELS = 16, 8192
 MOST_SUMS = 64  # tasks of the backward pass, each with sums of its own
@@ -154,43 +160,12 @@ _shift_mix_cpu_backward = torch.library.custom_op(
 )
 
 
-@_shift_mix_cpu.register_fake
-def _(
-    x: Tensor,
-    share: Tensor,
-    correction: Tensor | None,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    norm_eps: float,
-    grid: Sequence[int],
-    shift: int,
-    bounds: Sequence[int],
-) -> tuple[Tensor, Tensor]:
-    statistics = (0,) if norm_weight is None else (3, *x.shape[:2])
-    return x.new_empty((share.shape[0], *x.shape)), x.new_empty(statistics, dtype=torch.float32)
-
-
-@_shift_mix_cpu_backward.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    share: Tensor,
-    correction: Tensor | None,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    grid: Sequence[int],
-    shift: int,
-    bounds: Sequence[int],
-) -> list[Tensor]:
-    inputs = (x, share, correction, norm_weight, norm_bias)
-    return [tensor.new_empty(tensor.shape) for tensor in inputs if tensor is not None]
-
-
 def _differentiate(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
     x, statistics, *parameters = ctx.saved_tensors
     gradients = _shift_mix_cpu_backward(grad, x, statistics, *parameters, ctx.grid, ctx.shift, ctx.bounds)
     return in_place_of_arguments(gradients, x, *parameters)
 
 
+_shift_mix_cpu.register_fake(empty_forward)
+_shift_mix_cpu_backward.register_fake(empty_backward)
 _shift_mix_cpu.register_autograd(_differentiate, setup_context=save_for_backward)

@@ -72,6 +72,39 @@ def _shifted(z: Tensor, grid: Sequence[int], shift: int, bounds: Sequence[int]) 
     return torch.cat([patches, z[:, height * width :]], dim=1)
 
 
+def empty_forward(
+    x: Tensor,
+    share: Tensor,
+    correction: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    grid: Sequence[int],
+    shift: int,
+    bounds: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """What a forward operator returns, without its values: for compilers, whatever the backend."""
+    statistics = (0,) if norm_weight is None else (3, *x.shape[:2])
+    return x.new_empty((share.shape[0], *x.shape)), x.new_empty(statistics, dtype=compute_dtype(x))
+
+
+def empty_backward(
+    grad: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    share: Tensor,
+    correction: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    grid: Sequence[int],
+    shift: int,
+    bounds: Sequence[int],
+) -> list[Tensor]:
+    """What a backward operator returns, without its values."""
+    inputs = (x, share, correction, norm_weight, norm_bias)
+    return [tensor.new_empty(tensor.shape) for tensor in inputs if tensor is not None]
+
+
 @torch.library.custom_op("vrwkv::shift_mix", mutates_args=())
 def _shift_mix(
     x: Tensor,
@@ -85,22 +118,6 @@ def _shift_mix(
     bounds: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     return shift_mix_forward(x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)
-
-
-@_shift_mix.register_fake
-def _(
-    x: Tensor,
-    share: Tensor,
-    correction: Tensor | None,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    norm_eps: float,
-    grid: Sequence[int],
-    shift: int,
-    bounds: Sequence[int],
-) -> tuple[Tensor, Tensor]:
-    statistics = (0,) if norm_weight is None else (3, *x.shape[:2])
-    return x.new_empty((share.shape[0], *x.shape)), x.new_empty(statistics, dtype=compute_dtype(x))
 
 
 @torch.library.custom_op("vrwkv::shift_mix_backward", mutates_args=())
@@ -117,23 +134,6 @@ def _shift_mix_backward(
     bounds: Sequence[int],
 ) -> list[Tensor]:
     return shift_mix_backward(grad, x, statistics, share, correction, norm_weight, norm_bias, grid, shift, bounds)
-
-
-@_shift_mix_backward.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    share: Tensor,
-    correction: Tensor | None,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    grid: Sequence[int],
-    shift: int,
-    bounds: Sequence[int],
-) -> list[Tensor]:
-    inputs = (x, share, correction, norm_weight, norm_bias)
-    return [tensor.new_empty(tensor.shape) for tensor in inputs if tensor is not None]
 
 
 def save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -155,4 +155,6 @@ def _differentiate(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  
     return in_place_of_arguments(gradients, x, *parameters)
 
 
+_shift_mix.register_fake(empty_forward)
+_shift_mix_backward.register_fake(empty_backward)
 _shift_mix.register_autograd(_differentiate, setup_context=save_for_backward)

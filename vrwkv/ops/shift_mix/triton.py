@@ -20,7 +20,12 @@ from math import gcd
 import torch
 from torch import Tensor
 
-from vrwkv.ops.shift_mix.operator import in_place_of_arguments, save_for_backward
+from vrwkv.ops.shift_mix.operator import (
+    empty_backward,
+    empty_forward,
+    in_place_of_arguments,
+    save_for_backward,
+)
 from vrwkv.ops.shift_mix.triton_backward import gradients_kernel
 from vrwkv.ops.shift_mix.triton_forward import mixtures_kernel, statistics_kernel
 from vrwkv.ops.triton_runtime import triton_operator, wrap_triton
@@ -179,43 +184,12 @@ def _or_any(tensor: Tensor | None, other: Tensor) -> Tensor:
     return other if tensor is None else tensor.contiguous()
 
 
-def _empty_forward(
-    x: Tensor,
-    share: Tensor,
-    correction: Tensor | None,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    norm_eps: float,
-    grid: Sequence[int],
-    shift: int,
-    bounds: Sequence[int],
-) -> tuple[Tensor, Tensor]:
-    statistics = (0,) if norm_weight is None else (3, *x.shape[:2])
-    return x.new_empty((share.shape[0], *x.shape)), x.new_empty(statistics, dtype=torch.float32)
-
-
-def _empty_backward(
-    grad: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    share: Tensor,
-    correction: Tensor | None,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    grid: Sequence[int],
-    shift: int,
-    bounds: Sequence[int],
-) -> list[Tensor]:
-    inputs = (x, share, correction, norm_weight, norm_bias)
-    return [tensor.new_empty(tensor.shape) for tensor in inputs if tensor is not None]
-
-
 def _differentiate(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
     x, statistics, *parameters = ctx.saved_tensors
     gradients = _shift_mix_triton_backward(grad, x, statistics, *parameters, ctx.grid, ctx.shift, ctx.bounds)
     return in_place_of_arguments(gradients, x, *parameters)
 
 
-_shift_mix_triton = triton_operator("vrwkv::shift_mix_triton", _empty_forward)(_forward)
-_shift_mix_triton_backward = triton_operator("vrwkv::shift_mix_triton_backward", _empty_backward)(_backward)
+_shift_mix_triton = triton_operator("vrwkv::shift_mix_triton", empty_forward)(_forward)
+_shift_mix_triton_backward = triton_operator("vrwkv::shift_mix_triton_backward", empty_backward)(_backward)
 _shift_mix_triton.register_autograd(_differentiate, setup_context=save_for_backward)
