@@ -1,6 +1,5 @@
 """The pieces of the compiled CPU kernels: their functions, and the threads that they run on."""
 
-import logging
 import multiprocessing
 import subprocess
 import sys
@@ -57,24 +56,24 @@ def sum_rows(first, last, arguments):  # type: ignore[no-untyped-def]
 def test_exponential_is_accurate_and_saturates() -> None:
     x = torch.cat([torch.linspace(-126, 126, 4096), torch.tensor([-1e30, -127.0, -0.0, 1e-30] * 4)])
     y = torch.empty_like(x)
-    write_exp2(len(x) // 16, x, y)
+    write_exp2(len(x) // 16, x, y, elements=len(x))
     expected = torch.exp2(x.double().clamp(min=-126))
     assert ((y.double() - expected) / expected).abs().max() < 2.5e-7
-    write_exp2(1, torch.full((16,), float("nan")), y)
+    write_exp2(1, torch.full((16,), float("nan")), y, elements=16)
     assert y[:16].isnan().all()
 
 
 def test_exponential_in_float64() -> None:
     x = torch.linspace(-999, 999, 4096, dtype=torch.float64)
     y = torch.empty_like(x)
-    write_exp2_64(len(x) // 16, x, y)
+    write_exp2_64(len(x) // 16, x, y, elements=len(x))
     assert ((y - torch.exp2(x)) / torch.exp2(x)).abs().max() < 1e-10
 
 
 def test_sigmoid_at_all_sizes() -> None:
     x = torch.cat([torch.linspace(-80, 80, 1008), torch.tensor([-3e38, 3e38, float("inf"), float("-inf")] * 4)])
     y = torch.empty_like(x)
-    write_sigmoid(len(x) // 16, x, y)
+    write_sigmoid(len(x) // 16, x, y, elements=len(x))
     torch.testing.assert_close(y.double(), torch.sigmoid(x.double()), rtol=1e-5, atol=1e-37)
 
 
@@ -83,14 +82,14 @@ def test_bfloat16_rounds_as_torch_does() -> None:
     ties = (torch.randn(64).bfloat16().view(torch.int16).int() << 16 | 0x8000).view(torch.float32)
     x = torch.cat([torch.randn(4000), special, ties])
     y = torch.empty(len(x), dtype=torch.bfloat16)
-    round_to_bfloat16(len(x) // 16, x, y)
+    round_to_bfloat16(len(x) // 16, x, y, elements=len(x))
     torch.testing.assert_close(y, x.bfloat16(), rtol=0, atol=0, equal_nan=True)
 
 
 def test_lanes_are_summed() -> None:
     x = torch.randn(64, 16)
     y = torch.empty(64)
-    sum_rows(64, x, y)
+    sum_rows(64, x, y, elements=64)
     torch.testing.assert_close(y, x.sum(1))
 
 
@@ -101,7 +100,9 @@ def run_bi_wkv(tokens: int = 700) -> torch.Tensor:
 
 
 @pytest.fixture
-def two_threads() -> Any:
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Two threads, however little there is to do."""
+    monkeypatch.setattr(threads, "GRAIN", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -125,7 +126,16 @@ def test_an_error_in_a_thread_of_the_own_pool_surfaces(two_threads: None, monkey
             raise RuntimeError("from the second thread")
 
     with pytest.raises(RuntimeError, match="second thread"):
-        threads.run_tasks(loop, 0, 4, 0)
+        threads.run_tasks(loop, 0, 4, 0, elements=100)
+
+
+def test_a_thread_is_woken_for_a_grain_of_work_only(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "openmp", lambda: None)
+    monkeypatch.setattr(threads, "GRAIN", 1000)
+    runs: list[tuple[int, int]] = []
+    for elements in (0, 1999, 2000):
+        threads.run_tasks(lambda first, last, _: runs.append((first, last)), 0, 4, 0, elements)
+    assert sorted(runs) == [(0, 2), (0, 4), (0, 4), (2, 4)]
 
 
 def test_the_gil_is_free_while_a_kernel_runs() -> None:
@@ -134,12 +144,12 @@ def test_the_gil_is_free_while_a_kernel_runs() -> None:
     started, counted = threading.Event(), 0
     x = torch.zeros(16 * 400_000)
     y = torch.empty_like(x)
-    write_exp2(1, x, y)
+    write_exp2(1, x, y, elements=16)
 
     def compute() -> None:
         started.set()
         for _ in range(40):
-            write_exp2(len(x) // 16, x, y)
+            write_exp2(len(x) // 16, x, y, elements=len(x))
 
     worker = threading.Thread(target=compute)
     worker.start()
@@ -184,4 +194,3 @@ def test_the_first_compilation_is_announced_and_cached(tmp_path: Any) -> None:
     )
     assert "compiled relu_forward" in first.stderr, first.stderr
     assert "compiled" not in second.stderr
-    assert logging.getLogger("vrwkv").name == "vrwkv"

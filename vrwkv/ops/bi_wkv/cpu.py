@@ -73,11 +73,13 @@ def _states(inputs: _Inputs) -> Tensor | None:
     summaries, states = inputs.decay.new_empty(2, count, 5, channels)
     scratch = states.new_empty(count, 3, channels, dtype=torch.float64)
     loops.summarise_chunks(
-        count * blocks, inputs.k, inputs.v, inputs.decay, chunks, summaries, channels, inputs.storage
-    )
+        count * blocks, inputs.k, inputs.v, inputs.decay, chunks, summaries, channels, inputs.storage,
+        elements=inputs.k.numel(),
+    )  # fmt: skip
     loops.carry_states(
-        len(sequences) * blocks, inputs.decay, inputs.bonus, chunks, sequences, summaries, states, scratch, channels
-    )
+        len(sequences) * blocks, inputs.decay, inputs.bonus, chunks, sequences, summaries, states, scratch, channels,
+        elements=states.numel(),
+    )  # fmt: skip
     return states
 
 
@@ -93,7 +95,7 @@ def _forward(
     y = torch.empty_like(inputs.v)
     loops.write_outputs(
         count * blocks, inputs.k, inputs.v, inputs.gate, y, inputs.decay, inputs.bonus, chunks,
-        _states(inputs), channels, inputs.storage,
+        _states(inputs), channels, inputs.storage, elements=y.numel(),
     )  # fmt: skip
     return inputs.unpad(y, v.dtype)
 
@@ -119,17 +121,18 @@ def _backward(
         scratch = states.new_empty(count, 3, channels, dtype=torch.float64)
         loops.ask_chunks(
             count * blocks, inputs.k, inputs.v, inputs.gate, inputs.grad, inputs.decay, inputs.bonus, chunks, states,
-            summaries, channels, inputs.storage,
+            summaries, channels, inputs.storage, elements=inputs.k.numel(),
         )  # fmt: skip
         loops.carry_asked(
-            len(sequences) * blocks, inputs.decay, chunks, sequences, states, summaries, asked, scratch, channels
-        )
+            len(sequences) * blocks, inputs.decay, chunks, sequences, states, summaries, asked, scratch, channels,
+            elements=asked.numel(),
+        )  # fmt: skip
     grad_k, grad_v = torch.empty_like(inputs.k), torch.empty_like(inputs.v)
     grad_gate = None if gate is None else torch.empty_like(inputs.k)
     sums = inputs.decay.new_empty(count, 2, channels)
     loops.write_gradients(
         count * blocks, inputs.k, inputs.v, inputs.gate, inputs.grad, inputs.decay, inputs.bonus, chunks,
-        states, asked, grad_k, grad_v, grad_gate, sums, channels, inputs.storage,
+        states, asked, grad_k, grad_v, grad_gate, sums, channels, inputs.storage, elements=2 * inputs.k.numel(),
     )  # fmt: skip
     grad_decay, grad_bonus = sums.sum(0, dtype=torch.float64).unbind(0)
     gradients = [

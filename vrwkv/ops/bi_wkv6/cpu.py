@@ -45,6 +45,7 @@ class _Inputs:
         self.plan = make_plan(self.v, cu_seqlens)
         self.items = self.plan.num_segments * self.heads
         self.workers = min(torch.get_num_threads(), self.items)
+        self.work = 8 * self.v.numel()  # each number written is a sum over a head
 
     def _pad(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         tensor = tensor.detach().to(dtype)
@@ -75,8 +76,9 @@ def _states(inputs: _Inputs, rows: Tensor, columns: Tensor) -> Tensor | None:
     loops.summarise_segments(
         inputs.workers, rows, columns, inputs.w, plan.segments, states, fades, scratch, scratch_bytes,
         items, inputs.workers, heads, size, inputs.storage, inputs.w_storage,
+        elements=inputs.work,
     )  # fmt: skip
-    loops.carry_states(tasks, plan.sequences, states, fades, running, heads, size)
+    loops.carry_states(tasks, plan.sequences, states, fades, running, heads, size, elements=states.numel())
     return states
 
 
@@ -94,7 +96,7 @@ def _forward(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: 
     loops.write_outputs(
         inputs.workers, inputs.r, inputs.k, inputs.v, inputs.w, inputs.u, y, plan.segments,
         _states(inputs, inputs.k, inputs.v), scratch, scratch_bytes, inputs.items, inputs.workers, inputs.heads, size,
-        inputs.storage, inputs.w_storage,
+        inputs.storage, inputs.w_storage, elements=inputs.work,
     )  # fmt: skip
     return inputs.unpad(y, v.dtype)
 
@@ -120,6 +122,7 @@ def _backward(
         inputs.workers, inputs.r, inputs.k, inputs.v, inputs.w, inputs.u, inputs.grad, plan.segments,
         _states(inputs, inputs.k, inputs.v), _states(inputs, inputs.r, inputs.grad), grad_r, grad_k, grad_v, grad_w,
         sums, scratch, scratch_bytes, chunks, items, inputs.workers, heads, size, inputs.storage, inputs.w_storage,
+        elements=inputs.work,
     )  # fmt: skip
     grad_u = sums.view(plan.num_segments, heads, size).sum(0, dtype=torch.float64)
     return (

@@ -32,8 +32,8 @@ class Kernel:
         self._loop: Any = None
         self._address = 0
 
-    def __call__(self, tasks: int, *arguments: Tensor | int | None) -> None:
-        """Run `tasks` tasks on torch's threads. None is passed as 0."""
+    def __call__(self, tasks: int, *arguments: Tensor | int | None, elements: int) -> None:
+        """Run `tasks` tasks, which write so many numbers together, on torch's threads. None is passed as 0."""
         if self._loop is None:
             self._compile()
         words = (ctypes.c_int64 * len(arguments))(
@@ -42,7 +42,7 @@ class Kernel:
                 for argument in arguments
             ]
         )
-        run_tasks(self._loop, self._address, tasks, ctypes.addressof(words))
+        run_tasks(self._loop, self._address, tasks, ctypes.addressof(words), elements)
 
     def _compile(self) -> None:
         start = time.perf_counter()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+GRAIN = 16384  # numbers that a loop must write for each thread: fewer take less time than it takes to wake a thread
 Loop = Callable[[int, int, int], None]  # (first task, one past the last task, address of the arguments); frees the GIL
 
 
@@ -65,7 +66,7 @@ def openmp() -> ctypes.CDLL | None:
     return None
 
 
-def run_tasks(loop: Loop, loop_address: int, tasks: int, arguments: int) -> None:
+def run_tasks(loop: Loop, loop_address: int, tasks: int, arguments: int, elements: int) -> None:
     """Run `loop` over all tasks, a run of consecutive ones for each of torch's threads; returns when all are done.
 
     Args:
@@ -73,8 +74,9 @@ def run_tasks(loop: Loop, loop_address: int, tasks: int, arguments: int) -> None
         loop_address: its address in memory.
         tasks: number of tasks; each may run on any thread.
         arguments: address of the loop's arguments.
+        elements: how many numbers the loop writes, about; a thread gets GRAIN of them or more.
     """
-    threads = min(torch.get_num_threads(), tasks)
+    threads = min(torch.get_num_threads(), tasks, elements // GRAIN)
     if threads <= 1:
         loop(0, tasks, arguments)
         return

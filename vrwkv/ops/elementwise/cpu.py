@@ -34,7 +34,7 @@ def _sigmoid_gate(gate: Tensor, y: Tensor) -> Tensor:
 
     out = torch.empty_like(y)
     tasks, *sizes = _tasks(y)
-    gate_forward(tasks, gate, y, out, *sizes)
+    gate_forward(tasks, gate, y, out, *sizes, elements=sizes[0])
     return out
 
 
@@ -52,7 +52,7 @@ def _squared_relu(x: Tensor, out: Tensor) -> Tensor:
     from vrwkv.ops.elementwise.cpu_loops import relu_forward
 
     tasks, *sizes = _tasks(x)
-    relu_forward(tasks, x, out, *sizes)
+    relu_forward(tasks, x, out, *sizes, elements=sizes[0])
     return out
 
 
@@ -70,7 +70,7 @@ def _tanh(x: Tensor, out: Tensor) -> Tensor:
     from vrwkv.ops.elementwise.cpu_loops import tanh_forward
 
     tasks, *sizes = _tasks(x)
-    tanh_forward(tasks, x, out, *sizes)
+    tanh_forward(tasks, x, out, *sizes, elements=sizes[0])
     return out
 
 
@@ -97,7 +97,7 @@ class _SigmoidGate(torch.autograd.Function):
         gate, y = ctx.saved_tensors
         grad_gate, grad_y = torch.empty_like(gate), torch.empty_like(y)
         tasks, *sizes = _tasks(y)
-        gate_backward(tasks, grad.contiguous(), gate, y, grad_gate, grad_y, *sizes)
+        gate_backward(tasks, grad.contiguous(), gate, y, grad_gate, grad_y, *sizes, elements=sizes[0])
         return grad_gate, grad_y
 
 
@@ -116,7 +116,7 @@ class _SquaredRelu(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         grad_x = torch.empty_like(x)
         tasks, *sizes = _tasks(x)
-        relu_backward(tasks, grad.contiguous(), x, grad_x, *sizes)
+        relu_backward(tasks, grad.contiguous(), x, grad_x, *sizes, elements=sizes[0])
         return grad_x
 
 
@@ -136,5 +136,5 @@ class _Tanh(torch.autograd.Function):
         (y,) = ctx.saved_tensors
         grad_x = torch.empty_like(y)
         tasks, *sizes = _tasks(y)
-        tanh_backward(tasks, grad.contiguous(), y, grad_x, *sizes)
+        tanh_backward(tasks, grad.contiguous(), y, grad_x, *sizes, elements=sizes[0])
         return grad_x

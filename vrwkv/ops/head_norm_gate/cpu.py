@@ -43,7 +43,10 @@ def _forward(y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, num_heads: i
 
     out = torch.empty_like(y)
     sizes = _sizes(y, num_heads, eps, 16)
-    write_output(-(-sizes[0] // 16), y, gate, weight.float().contiguous(), bias.float().contiguous(), out, *sizes)
+    write_output(
+        -(-sizes[0] // 16), y, gate, weight.float().contiguous(), bias.float().contiguous(), out, *sizes,
+        elements=y.numel(),
+    )  # fmt: skip
     return out
 
 
@@ -68,7 +71,7 @@ class _HeadNormGate(torch.autograd.Function):
         sums = y.new_zeros((tasks, 2, y.shape[-1]), dtype=torch.float32)
         write_gradients(
             tasks, grad.contiguous(), y, gate, weight.float().contiguous(), bias.float().contiguous(),
-            grad_y, grad_gate, sums, *_sizes(y, ctx.num_heads, ctx.eps, tokens_per_task),
+            grad_y, grad_gate, sums, *_sizes(y, ctx.num_heads, ctx.eps, tokens_per_task), elements=2 * y.numel(),
         )  # fmt: skip
         grad_weight, grad_bias = sums.sum(0, dtype=torch.float64)
         return grad_y, grad_gate, grad_weight.to(weight.dtype), grad_bias.to(bias.dtype), None, None

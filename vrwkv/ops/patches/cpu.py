@@ -34,5 +34,5 @@ def extract_patches_cpu(images: Tensor, patch_size: tuple[int, int]) -> Tensor:
     height, width = images.shape[2] // patch_size[0], images.shape[3] // patch_size[1]
     patches = images.new_empty(batch, height * width, channels * patch_size[0] * patch_size[1])
     line = patch_size[1] * images.element_size()
-    copy_patches(batch * height, images, patches, channels, height, width, patch_size[0], line)
+    copy_patches(batch * height, images, patches, channels, height, width, patch_size[0], line, elements=images.numel())
     return patches

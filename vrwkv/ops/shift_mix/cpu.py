@@ -45,8 +45,8 @@ def shift_mix_cpu(
     if exporting():
         return shift_mix_torch(x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)
     if runs_eagerly(x):
-        run = _Eager.apply if records_gradient(x, share, correction, norm_weight, norm_bias) else _forward
-        return run(x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)[0]
+        inputs = (x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)
+        return _Eager.apply(*inputs)[:-1] if records_gradient(*inputs[:5]) else _forward(*inputs)[0]
     return _shift_mix_cpu(x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)[0]
 
 
@@ -86,18 +86,18 @@ def _forward(
     statistics = x.new_empty((0,) if norm_weight is None else (3, batch, image_tokens), dtype=torch.float32)
     if norm_weight is not None:
         eps = int.from_bytes(struct.pack("<f", norm_eps), "little")
-        loops.norm_statistics(tasks, tokens, statistics, fresh, total, channels, eps, storage)
+        loops.norm_statistics(tasks, tokens, statistics, fresh, total, channels, eps, storage, elements=x.numel())
     mixtures = tokens.new_empty((count, *x.shape))
     loops.write_mixtures(
         tasks, tokens, _parameter(share), amounts, _parameter(norm_weight), _parameter(norm_bias),
         statistics if statistics.numel() else None, mixtures, runs, masks, total, image_tokens, channels, count,
-        grid[0], grid[1], shift, len(runs), storage,
+        grid[0], grid[1], shift, len(runs), storage, elements=mixtures.numel(),
     )  # fmt: skip
     return mixtures.to(x.dtype), statistics
 
 
 def _backward(
-    grad: Tensor,
+    gradients: Sequence[Tensor],
     x: Tensor,
     statistics: Tensor,
     share: Tensor,
@@ -117,15 +117,18 @@ def _backward(
     tokens_per_task = max(16, -(-total // MOST_SUMS))
     tasks = -(-total // tokens_per_task)
     runs, masks, fresh = channel_tables(channels, tuple(bounds))
-    tokens, amounts, gradients = _stored(x), _stored(correction), _stored(grad)
+    tokens, amounts = _stored(x), _stored(correction)
     assert tokens is not None
+    stored = [_stored(gradient) for gradient in gradients]
+    addresses = torch.tensor([gradient.data_ptr() for gradient in stored if gradient is not None])
     grad_x = torch.empty_like(tokens)
     grad_correction = None if amounts is None else torch.empty_like(amounts)
     sums = x.new_zeros((tasks, count + 2, channels), dtype=torch.float32)
     loops.write_gradients(
-        tasks, gradients, tokens, _parameter(share), amounts, _parameter(norm_weight), _parameter(norm_bias),
+        tasks, addresses, tokens, _parameter(share), amounts, _parameter(norm_weight), _parameter(norm_bias),
         statistics if statistics.numel() else None, grad_x, grad_correction, sums, runs, masks, fresh, total,
         image_tokens, channels, count, grid[0], grid[1], shift, tokens_per_task, len(runs), STORAGE[tokens.dtype],
+        elements=count * x.numel(),
     )  # fmt: skip
     summed = sums.sum(0, dtype=torch.float64)
     found = [grad_x.to(x.dtype), summed[:count].to(share.dtype)]
@@ -138,26 +141,39 @@ def _backward(
 
 
 class _Eager(torch.autograd.Function):
-    """The operator without torch's dispatcher."""
+    """The operator without torch's dispatcher; the mixtures are separate, so that nobody stacks their gradients."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        output = _forward(*inputs)
-        save_for_backward(ctx, inputs, output)
-        return output
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        mixtures, statistics = _forward(*inputs)
+        save_for_backward(ctx, inputs, (mixtures, statistics))
+        return *mixtures.unbind(), statistics
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, statistics, *parameters = ctx.saved_tensors
-        gradients = _backward(grad, x, statistics, *parameters, ctx.grid, ctx.shift, ctx.bounds)  # type: ignore[call-arg]
-        return in_place_of_arguments(gradients, x, *parameters)
+        found = _backward(gradients[:-1], x, statistics, *parameters, ctx.grid, ctx.shift, ctx.bounds)  # type: ignore[call-arg]
+        return in_place_of_arguments(found, x, *parameters)
 
 
 _shift_mix_cpu = torch.library.custom_op("vrwkv::shift_mix_cpu", _forward, mutates_args=(), device_types="cpu")
-_shift_mix_cpu_backward = torch.library.custom_op(
-    "vrwkv::shift_mix_cpu_backward", _backward, mutates_args=(), device_types="cpu"
-)
+
+
+@torch.library.custom_op("vrwkv::shift_mix_cpu_backward", mutates_args=(), device_types="cpu")
+def _shift_mix_cpu_backward(
+    grad: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    share: Tensor,
+    correction: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    grid: Sequence[int],
+    shift: int,
+    bounds: Sequence[int],
+) -> list[Tensor]:
+    return _backward(grad.unbind(), x, statistics, share, correction, norm_weight, norm_bias, grid, shift, bounds)
 
 
 def _differentiate(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]

@@ -38,14 +38,14 @@ ROW_BYTES = MOST_CHANNELS * 4
 
 
 @inlined
-def _moved(grad, at, plane, amounts, correction, channels, count, storage):  # type: ignore[no-untyped-def]
+def _moved(gradients, at, plane, amounts, correction, channels, count, storage):  # type: ignore[no-untyped-def]
     """Σ_m g_m (share_m + correction_m): what the channels at a place took from the token that they looked at."""
     moved = zeros32()
     for mixture in range(count):
         amount = load32(amounts + mixture * channels * 4)
         if correction != 0:
             amount = amount + load(correction + mixture * plane + at, storage)
-        moved = fused(load(grad + mixture * plane + at, storage), amount, moved)
+        moved = fused(load(word_at(gradients + mixture * 8) + at, storage), amount, moved)
     return moved
 
 
@@ -58,7 +58,7 @@ def _looking(token, direction, row, column, height, width, shift):  # type: igno
 
 @inlined
 def _write_gradients(first, last, arguments, storage, size):  # type: ignore[no-untyped-def]
-    grad, x, share, correction, weight, bias = (
+    gradients, x, share, correction, weight, bias = (
         word_at(arguments),
         word_at(arguments + 8),
         word_at(arguments + 16),
@@ -125,7 +125,7 @@ def _write_gradients(first, last, arguments, storage, size):  # type: ignore[no-
                                 if other >= 0:
                                     from_there = other * stride + channel * size
                                     moved = _moved(
-                                        grad, from_there, plane, amounts, correction, channels, count, storage
+                                        gradients, from_there, plane, amounts, correction, channels, count, storage
                                     )
                                     mask = load32(masks + (direction * channels + channel) * 4)
                                     taken = choose(mask, moved, taken)
@@ -135,11 +135,13 @@ def _write_gradients(first, last, arguments, storage, size):  # type: ignore[no-
                                 seen = normalised(seen, found, normed, weight + channel * 4, bias + channel * 4)
                             if looking >= 0:
                                 from_there = looking * stride + channel * size
-                                taken = _moved(grad, from_there, plane, amounts, correction, channels, count, storage)
+                                taken = _moved(
+                                    gradients, from_there, plane, amounts, correction, channels, count, storage
+                                )
                         difference = seen - z
                     received, given = zeros32(), zeros32()
                     for mixture in range(count):
-                        g = load(grad + mixture * plane + at, storage)
+                        g = load(word_at(gradients + mixture * 8) + at, storage)
                         in_share = g * difference
                         amount = load32(amounts + mixture * channels * 4)
                         if correction != 0:
@@ -176,9 +178,10 @@ def _write_gradients(first, last, arguments, storage, size):  # type: ignore[no-
 def write_gradients(first, last, arguments):  # type: ignore[no-untyped-def]
     """Gradients in x and correction, and each task's sums (M + 2, C) for share, the norm's weight and its bias.
 
-    Arguments: grad (M, tokens, C), x, share, correction, norm's weight and bias, statistics (each of the last four may
-    be 0), grad_x, grad_correction (or 0), sums (tasks, M + 2, C) of zeros, runs and masks of the channels, lanes of the
-    last block, tokens, tokens of an image, C, M, height, width, shift, tokens of a task, number of runs, storage.
+    Arguments: the addresses of M gradients (tokens, C), x, share, correction, norm's weight and bias, statistics (each
+    of the last four may be 0), grad_x, grad_correction (or 0), sums (tasks, M + 2, C) of zeros, runs and masks of the
+    channels, lanes of the last block, tokens, tokens of an image, C, M, height, width, shift, tokens of a task, number
+    of runs, storage.
     """
     if word_at(arguments + 176) == BFLOAT16:
         _write_gradients(first, last, arguments, BFLOAT16, 2)
