@@ -46,6 +46,7 @@ test-oldest:
 # On idle cores, threads that spin between ops are what users have by default.
 bench: $(READY)
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/cpu.py --check
+	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/crossovers.py
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/export.py
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/cpu.py
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from cpu_timing import Times, interleaved
 from torch import Tensor
 
-from vrwkv.ops import bi_wkv, bi_wkv6, shift_mix, sigmoid_gate, squared_relu
+from vrwkv.ops import bi_wkv, bi_wkv6, head_norm_gate, shift_mix, sigmoid_gate, squared_relu, tanh
 
 HEAD_SIZE = 64
 HIDDEN_RATIO = 4  # width of the channel mix over the channels of a token
@@ -67,6 +67,16 @@ def _run_shift_mix(inputs: list[Tensor], backend: str | None) -> tuple[Tensor, .
     )
 
 
+def _head_norm_gate_inputs(batch: int, tokens: int, channels: int, decay: float) -> list[Tensor]:
+    y, gate = (_normal(batch, tokens, channels) for _ in range(2))
+    return [y, gate, 1 + 0.1 * _normal(channels), _normal(channels)]
+
+
+def _run_head_norm_gate(inputs: list[Tensor], backend: str | None) -> tuple[Tensor, ...]:
+    heads = inputs[0].shape[-1] // HEAD_SIZE
+    return (head_norm_gate(*inputs, num_heads=heads, eps=1e-5, backend=backend),)
+
+
 OPS = {
     "bi_wkv": Op(lambda inputs, backend: (bi_wkv(*inputs, backend=backend),), _bi_wkv_inputs),
     "bi_wkv with gate": Op(
@@ -82,6 +92,11 @@ OPS = {
         lambda inputs, backend: (squared_relu(*inputs, backend=backend),),
         lambda batch, tokens, channels, decay: [_normal(batch, tokens, HIDDEN_RATIO * channels)],
     ),
+    "tanh": Op(
+        lambda inputs, backend: (tanh(*inputs, backend=backend),),
+        lambda batch, tokens, channels, decay: [_normal(batch, tokens, channels)],
+    ),
+    "head_norm_gate": Op(_run_head_norm_gate, _head_norm_gate_inputs),
 }
 
 
@@ -103,7 +118,7 @@ def time_ops(batch: int, tokens: int, channels: int, repetitions: int) -> dict[s
     leaf = x.clone().requires_grad_()
     tasks: dict[str, Callable[[], object]] = {
         "linear": torch.inference_mode()(lambda: linear(x)),
-        "linear + backward": _with_backward(lambda: (linear(leaf),), [leaf, linear.weight, linear.bias]),
+        "linear + backward": with_backward(lambda: (linear(leaf),), [leaf, linear.weight, linear.bias]),
     }
     if tokens <= LONGEST_ATTENTION:
         q, k, v = (torch.randn(batch, channels // HEAD_SIZE, tokens, HEAD_SIZE) for _ in range(3))
@@ -112,11 +127,11 @@ def time_ops(batch: int, tokens: int, channels: int, repetitions: int) -> dict[s
         inputs = inputs_of(name, batch, tokens, channels)
         fixed = [tensor.detach() for tensor in inputs]
         tasks[name] = torch.inference_mode()(lambda op=op, fixed=fixed: op.run(fixed, None))
-        tasks[f"{name} + backward"] = _with_backward(lambda op=op, inputs=inputs: op.run(inputs, None), inputs)
+        tasks[f"{name} + backward"] = with_backward(lambda op=op, inputs=inputs: op.run(inputs, None), inputs)
     return interleaved(tasks, repetitions)
 
 
-def _with_backward(forward: Callable[[], tuple[Tensor, ...]], inputs: list[Tensor]) -> Callable[[], object]:
+def with_backward(forward: Callable[[], tuple[Tensor, ...]], inputs: list[Tensor]) -> Callable[[], object]:
     """The task of computing outputs and, from the gradients of a loss in them, the gradients of all inputs."""
     grads = [torch.randn_like(output) for output in forward()]
     return lambda: torch.autograd.grad(forward(), inputs, grads)

@@ -65,7 +65,7 @@ def _errors(errors: dict[str, Any]) -> list[str]:
         "## Accuracy",
         "",
         "max|a - b| / max|b| of the output / of the worst gradient against float64, B × T × C; decays of bi_wkv from "
-        "-30 to 30. The reference is the definition up to T = 333 (for shift_mix, sigmoid_gate and squared_relu "
+        "-30 to 30. The reference is the definition up to T = 333 (for ops that do not look at all pairs of tokens "
         "everywhere) and beyond it the portable backend in float64, which is held to the definition at T = 333.",
         "",
         *table(("op", *shapes), cells),
@@ -84,7 +84,7 @@ def _ops(ops: dict[str, Any]) -> list[str]:
         "## Ops",
         "",
         "Time relative to one Linear(C, C) forward on the same tensor (B × T × C). shift_mix: layer norm and three "
-        "mixtures; squared_relu: on 4·C channels; bi_wkv6 and attention: heads of 64 channels.",
+        "mixtures; squared_relu: on 4·C channels; bi_wkv6, head_norm_gate and attention: heads of 64 channels.",
         "",
         *table(("op", *shapes), cells),
     ]

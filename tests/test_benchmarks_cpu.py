@@ -90,10 +90,10 @@ def test_models_are_not_timed_when_backends_disagree(monkeypatch: pytest.MonkeyP
 
     class Model(nn.Module):
         def forward(self) -> Tensor:
-            usual = dispatch.select_backend("sigmoid_gate", None, torch.empty(1)).name
+            usual = dispatch.select_backend("head_norm_gate", None, torch.empty(1)).name
             return torch.tensor([1.0, 1.0 if usual == "torch" else 1.001])
 
-    if "cpu" in dispatch.available_backends("sigmoid_gate"):
+    if "cpu" in dispatch.available_backends("head_norm_gate"):
         with pytest.raises(SystemExit, match="from the portable backend"):
             check("model", "outputs", Model())
     with portable_ops():

@@ -136,3 +136,24 @@ def test_one_op_s_backends_do_not_touch_another_s(recorder: Recorder) -> None:
     assert bi_wkv6(*inputs, backend="torch").shape == inputs[2].shape
     with pytest.raises(ValueError, match="backend 'torch' does not exist for bi_wkv;"):
         call(backend="torch")
+
+
+def test_where_it_does_not_pay_a_backend_runs_only_if_named(recorder: Recorder) -> None:
+    register_backends(
+        "bi_wkv",
+        recorder.backend("compiled", worthwhile=lambda k: k.numel() >= 7),
+        recorder.backend("plain"),
+    )
+    call()  # 6 elements
+    call(backend="compiled")
+    bi_wkv(torch.ones(7), torch.ones(7), torch.ones(1, 1, 7), torch.ones(1, 1, 7))
+    assert recorder.ran == ["plain", "compiled", "compiled"]
+
+
+@pytest.mark.parametrize("name", ["sigmoid_gate", "squared_relu", "tanh"])
+def test_short_calls_are_left_to_torch(name: str) -> None:
+    if "cpu" not in available_backends(name):
+        pytest.skip("no compiled kernels here")
+    assert select_backend(name, None, torch.ones(100)).name == "torch"
+    assert select_backend(name, "cpu", torch.ones(100)).name == "cpu"
+    assert select_backend(name, None, torch.ones(1 << 18)).name == "cpu"

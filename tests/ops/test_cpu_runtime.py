@@ -185,7 +185,8 @@ def test_inference_mode_and_half_types() -> None:
 
 def test_the_first_compilation_is_announced_and_cached(tmp_path: Any) -> None:
     program = (
-        "import logging, torch; logging.basicConfig();from vrwkv.ops import squared_relu; squared_relu(torch.ones(32))"
+        "import logging, torch; logging.basicConfig(); from vrwkv.ops import squared_relu; "
+        "squared_relu(torch.ones(32), backend='cpu')"
     )
     environment = {**__import__("os").environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     first, second = (

@@ -10,8 +10,12 @@ from torch import Tensor
 ENVIRONMENT_VARIABLE = "VRWKV_BACKEND"
 
 
-def _always(*tensors: Tensor) -> None:
+def _never_refuse(*tensors: Tensor) -> None:
     return None
+
+
+def _always_worthwhile(*tensors: Tensor) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,15 @@ class Backend:
         refuse: called without arguments it says why this machine cannot run the backend at all; called with the op's
             tensors, why it cannot run on those. None means that it can.
         automatic: whether it may be chosen without being asked for (the oracles are not).
+        worthwhile: whether it is faster than the backends after it on the op's tensors; asked only where nobody has
+            named a backend. The bounds are measured by benchmarks/crossovers.py.
     """
 
     name: str
     run: Callable[..., Any]
-    refuse: Callable[..., str | None] = _always
+    refuse: Callable[..., str | None] = _never_refuse
     automatic: bool = True
+    worthwhile: Callable[..., bool] = _always_worthwhile
 
 
 _backends: dict[str, list[Backend]] = {}
@@ -76,7 +83,7 @@ def select_backend(op: str, requested: str | None, *tensors: Tensor) -> Backend:
     backends = _backends_of(op)
     if requested is None:
         for backend in backends:
-            if backend.automatic and backend.refuse(*tensors) is None:
+            if backend.automatic and backend.refuse(*tensors) is None and backend.worthwhile(*tensors):
                 return backend
         raise ValueError(f"no backend of {op} can run on these tensors: {explain_backends(op)}")
     for backend in backends:

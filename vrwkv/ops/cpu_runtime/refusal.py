@@ -1,15 +1,11 @@
 """Why the compiled CPU kernels cannot run, without importing the compiler."""
 
-from functools import cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-
-@cache
-def _missing_compiler() -> str | None:
-    return None if find_spec("numba") else "numba is not installed; pip install numba"
+_MISSING_COMPILER = None if find_spec("numba") else "numba is not installed; pip install numba"
 
 
 def refuse_cpu(*tensors: Tensor) -> str | None:
@@ -19,4 +15,4 @@ def refuse_cpu(*tensors: Tensor) -> str | None:
             return f"it runs on the CPU, not on {tensor.device}"
         if tensor.dtype == torch.float64:
             return "it computes in float32; float64 is left to the torch backend"
-    return _missing_compiler()
+    return _MISSING_COMPILER

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-GRAIN = 16384  # numbers that a loop must write for each thread: fewer take less time than it takes to wake a thread
+GRAIN = 32768  # numbers that a loop must write for each thread; waking it takes as long as some 20000. As torch's own.
 Loop = Callable[[int, int, int], None]  # (first task, one past the last task, address of the arguments); frees the GIL
 
 

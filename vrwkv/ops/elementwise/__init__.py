@@ -6,7 +6,7 @@ from torch import Tensor
 from vrwkv.ops.argument_checks import check_floating, check_same_dtype, check_shape
 from vrwkv.ops.cpu_runtime.refusal import refuse_cpu
 from vrwkv.ops.dispatch import Backend, register_backends, select_backend
-from vrwkv.ops.elementwise.cpu import sigmoid_gate_cpu, squared_relu_cpu, tanh_cpu
+from vrwkv.ops.elementwise.cpu import pays_from, sigmoid_gate_cpu, squared_relu_cpu, tanh_cpu
 from vrwkv.ops.elementwise.naive import sigmoid_gate_naive, squared_relu_naive, tanh_naive
 from vrwkv.ops.elementwise.portable import sigmoid_gate_torch, squared_relu_torch, tanh_torch
 
@@ -14,19 +14,19 @@ __all__ = ["sigmoid_gate", "squared_relu", "tanh"]
 
 register_backends(
     "sigmoid_gate",
-    Backend("cpu", sigmoid_gate_cpu, refuse_cpu),
+    Backend("cpu", sigmoid_gate_cpu, refuse_cpu, worthwhile=lambda y: pays_from(1 << 16, y)),
     Backend("torch", sigmoid_gate_torch),
     Backend("naive", sigmoid_gate_naive, automatic=False),
 )
 register_backends(
     "squared_relu",
-    Backend("cpu", squared_relu_cpu, refuse_cpu),
+    Backend("cpu", squared_relu_cpu, refuse_cpu, worthwhile=lambda x: pays_from(1 << 18, x)),
     Backend("torch", squared_relu_torch),
     Backend("naive", squared_relu_naive, automatic=False),
 )
 register_backends(
     "tanh",
-    Backend("cpu", tanh_cpu, refuse_cpu),
+    Backend("cpu", tanh_cpu, refuse_cpu, worthwhile=lambda x: pays_from(1 << 15, x)),
     Backend("torch", tanh_torch),
     Backend("naive", tanh_naive, automatic=False),
 )

@@ -20,6 +20,14 @@ def _portable(x: Tensor) -> bool:
     return not runs_eagerly(x) or exporting() or x.numel() < FEWEST or x.dtype == torch.float16
 
 
+def pays_from(elements: int, x: Tensor) -> bool:
+    """Whether `x` has so many elements that a compiled loop makes up for its slower call; True where it is not called.
+
+    A compiler must not be asked: it would have to make a graph for each answer.
+    """
+    return not runs_eagerly(x) or x.numel() >= elements
+
+
 def sigmoid_gate_cpu(gate: Tensor, y: Tensor) -> Tensor:
     """sigmoid(gate) · y on the CPU; arguments as `vrwkv.ops.sigmoid_gate`."""
     if _portable(y):
