@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vrwkv.layers.hooks import has_hooks
 from vrwkv.ops import bi_shift, bi_shift_mix, q_shift, shift_mix
 
 
@@ -109,9 +110,4 @@ class SequenceShift(nn.Module):
 
 def is_plain_layer_norm(norm: nn.Module) -> bool:
     """Whether `norm` is a LayerNorm over channels and nothing else, hooks included, depends on its being called."""
-    return (
-        type(norm) is nn.LayerNorm
-        and norm.weight is not None
-        and norm.bias is not None
-        and not (norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks)
-    )
+    return type(norm) is nn.LayerNorm and norm.weight is not None and norm.bias is not None and not has_hooks(norm)
