@@ -11,8 +11,8 @@ from vrwkv.layers.token_shift import TokenShift, shares_of_shifted
 from vrwkv.ops import sigmoid_gate, squared_relu
 from vrwkv.ops.cpu_runtime.eager import runs_eagerly
 
-# Larger memory is fresh from the system at every call, by glibc's rules: clearing its pages takes a fifth of the time of
-# the channel mix at 16384 tokens of 192 channels, and half of it at 65536. Pieces of this size stay in a cache, too.
+# Larger memory is fresh from the system at every call, by glibc's rules: clearing its pages takes a fifth of the time
+# of the channel mix at 16384 tokens of 192 channels, and half at 65536. Pieces of this size stay in a cache, too.
 LARGEST_HIDDEN, HIDDEN_AT_ONCE = 32 << 20, 8 << 20  # bytes
 
 
