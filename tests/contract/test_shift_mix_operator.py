@@ -92,13 +92,15 @@ class Mixed(nn.Module):
         self.case = case
 
     def forward(self, x: Tensor, others: Inputs) -> Tensor:
+        share = others["share"]
         if self.case.grid is None:
             return torch.stack(bi_shift_mix(x, **others))
         grid = (x.shape[1] // 6, 6)
-        return torch.stack(shift_mix(x, others["share"], grid, **{k: v for k, v in others.items() if k != "share"}))
+        others = {key: other for key, other in others.items() if key != "share"} | self.case.options
+        return torch.stack(shift_mix(x, share, grid, **others))
 
 
-@pytest.mark.parametrize("name", ["plain", "full", "text"])
+@pytest.mark.parametrize("name", ["plain", "full", "shift_2", "text"])
 def test_exports_standard_operators_only(name: str) -> None:
     case = replace(CASES[name], correction=False)
     inputs = case.draw(torch.float32)

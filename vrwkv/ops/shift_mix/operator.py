@@ -60,16 +60,20 @@ def _shifted(z: Tensor, grid: Sequence[int], shift: int, bounds: Sequence[int]) 
         return z
     maps = z[:, : height * width].unflatten(2, (-1, bounds[-1])).unflatten(1, (height, width))
     left, right, above, below, unmoved = maps.split([end - start for start, end in pairwise((0, *bounds))], dim=-1)
-    # Padding names the last axis first: channel, head, width, height.
-    shifted = [
-        F.pad(left, (0, 0, 0, 0, shift, 0))[:, :, :width],
-        F.pad(right, (0, 0, 0, 0, 0, shift))[:, :, shift:],
-        F.pad(above, (0, 0, 0, 0, 0, 0, shift, 0))[:, :height],
-        F.pad(below, (0, 0, 0, 0, 0, 0, 0, shift))[:, shift:],
-        unmoved,
-    ]
+    shifted = [_moved(left, 2, shift), _moved(right, 2, -shift), _moved(above, 1, shift), _moved(below, 1, -shift)]
+    shifted.append(unmoved)
     patches = torch.cat(shifted, dim=-1).flatten(1, 2).flatten(2, 3)
     return torch.cat([patches, z[:, height * width :]], dim=1)
+
+
+def _moved(maps: Tensor, dim: int, steps: int) -> Tensor:
+    """Maps (B, H, W, heads, C) moved so many places along rows (1) or columns (2); zeros move in."""
+    padding = [0] * (2 * (maps.ndim - dim))
+    if abs(steps) == 1:  # padding one side and cropping the other is one operator, but may crop no more than there is
+        padding[-2:] = steps, -steps
+        return F.pad(maps, padding)
+    padding[-2:] = max(steps, 0), max(-steps, 0)
+    return F.pad(maps, padding).narrow(dim, max(-steps, 0), maps.shape[dim])
 
 
 def empty_forward(
