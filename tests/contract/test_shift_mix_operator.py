@@ -1,5 +1,6 @@
 """shift_mix and bi_shift_mix as operators: torch's own checks, compiled once for all sizes, exported."""
 
+import importlib
 import operator
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,6 +44,8 @@ OPERATORS = [
 )
 @pytest.mark.parametrize("op", OPERATORS)
 def test_opcheck(op: str, name: str, dtype: torch.dtype, layout: Callable[[Tensor], Tensor]) -> None:
+    if op == "shift_mix_triton":
+        importlib.import_module("vrwkv.ops.shift_mix.triton")  # registers it
     case = replace(CASES[name], batch=1, grid=CASES[name].grid and (3, 2))
     inputs = {key: layout(x) for key, x in case.draw(dtype, torch.float32).items()}
     bounds = [6, 12, 18, 24, 24] if case.grid else [12, 24, 24, 24, 24]
