@@ -54,9 +54,9 @@ def versions() -> list[str]:
 def machine() -> str:
     """Processor, threads, precision, backend and versions, and how busy the machine was."""
     backend = select_backend("bi_wkv", None, torch.empty(1, 2, CHANNELS)).name
-    waiting = os.environ.get("OMP_WAIT_POLICY", "the default")
+    spinning = os.environ.get("GOMP_SPINCOUNT", "the default")
     return (
-        f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads (OpenMP wait policy {waiting}), "
+        f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads (GOMP_SPINCOUNT: {spinning}), "
         f"float32, backend `{backend}`, {', '.join(versions())}; load average at the start {os.getloadavg()[0]:.1f}"
     )
 
