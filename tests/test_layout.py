@@ -17,6 +17,16 @@ BELOW = {
     "vrwkv.data": (),
     "vrwkv.evaluate": (),
     "vrwkv.training": ("vrwkv.models", "vrwkv.data", "vrwkv.evaluate", "vrwkv.layers", "vrwkv.ops"),
+    "vrwkv.export": ("vrwkv.models", "vrwkv.layers", "vrwkv.ops"),
+    "vrwkv.visualize": ("vrwkv.evaluate", "vrwkv.data", "vrwkv.models", "vrwkv.layers", "vrwkv.ops"),
+    "vrwkv.objectives": (
+        "vrwkv.training",
+        "vrwkv.models",
+        "vrwkv.data",
+        "vrwkv.evaluate",
+        "vrwkv.layers",
+        "vrwkv.ops",
+    ),
 }
 
 
@@ -32,10 +42,16 @@ def project_imports(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("layer", BELOW)
 def test_imports_point_downwards(layer: str) -> None:
-    allowed = (layer, "vrwkv.errors", *BELOW[layer])
+    allowed = (layer, "vrwkv.errors", "vrwkv.atomic_write", *BELOW[layer])
     for file in ROOT.joinpath(*layer.split(".")).rglob("*.py"):
         for name in project_imports(file):
             assert name.startswith(allowed), f"{file.relative_to(ROOT)} imports {name}"
+
+
+def test_only_tools_and_language_import_commands() -> None:
+    for file in ROOT.glob("vrwkv/**/*.py"):
+        if not file.is_relative_to(ROOT / "vrwkv" / "commands"):
+            assert not any(name.startswith("vrwkv.commands") for name in project_imports(file)), file
 
 
 def test_vision_knows_nothing_of_language_and_nobody_imports_tools() -> None:

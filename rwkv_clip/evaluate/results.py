@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rwkv_clip.evaluate.atomic_write import atomic_write
+from vrwkv.atomic_write import atomic_write
 from vrwkv.errors import InputError
 
 FILE_NAME = "results.json"

@@ -4,7 +4,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rwkv_clip.evaluate.atomic_write import atomic_write
+from vrwkv.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from rwkv_clip.evaluate.atomic_write import atomic_write
 from rwkv_clip.evaluate.results import FRACTIONS, format_skipped, read_results
 from rwkv_clip.report.confusion_matrix import draw_confusion
 from rwkv_clip.report.loss_curve import draw_loss, read_metrics
 from rwkv_clip.report.retrieval_grid import RetrievalExample, draw_retrieval
+from vrwkv.atomic_write import atomic_write
 from vrwkv.errors import InputError
 from vrwkv.evaluate.classification import per_class_table
 

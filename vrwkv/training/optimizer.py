@@ -82,7 +82,10 @@ def create_optimizer(model: nn.Module, config: OptimConfig, lr: float) -> torch.
         key: value for key, value in (("betas", config.betas), ("eps", config.eps)) if value is not None
     }
     groups = parameter_groups(model, config)
-    if timm.optim.get_optimizer_class(name.removeprefix("lookahead_"), bind_defaults=False) in (torch.optim.Adam, torch.optim.AdamW):
+    if timm.optim.get_optimizer_class(name.removeprefix("lookahead_"), bind_defaults=False) in (
+        torch.optim.Adam,
+        torch.optim.AdamW,
+    ):
         options["fused"] = True  # one pass over memory instead of ten, on CPUs and on GPUs
     try:
         return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=0.0, **options)

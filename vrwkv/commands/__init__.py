@@ -1,0 +1,1 @@
+"""The console commands of the vision package; `tools/` and pip's entry points hand over to them."""
