@@ -27,6 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off --upgrade pip
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[train,clip,export,dev]'
+	$(BIN)/python -m vrwkv.ops.cpu_runtime.precompile
 	@touch $(READY)
 
 demo: $(READY)

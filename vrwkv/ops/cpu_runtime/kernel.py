@@ -35,7 +35,7 @@ class Kernel:
     def __call__(self, tasks: int, *arguments: Tensor | int | None, elements: int) -> None:
         """Run `tasks` tasks, which write so many numbers together, on torch's threads. None is passed as 0."""
         if self._loop is None:
-            self._compile()
+            self.compile()
         words = (ctypes.c_int64 * len(arguments))(
             *[
                 argument or 0 if argument is None or type(argument) is int else argument.data_ptr()
@@ -44,14 +44,17 @@ class Kernel:
         )
         run_tasks(self._loop, self._address, tasks, ctypes.addressof(words), elements)
 
-    def _compile(self) -> None:
+    def compile(self) -> None:
+        """Compile the loop, or take it from the cache on disk; does nothing the second time."""
+        if self._loop is not None:
+            return
         start = time.perf_counter()
         signature = types.void(types.int64, types.int64, types.int64)
         compiled = cfunc(signature, cache=True, error_model="numpy", fastmath={"contract", "nsz"})(self.body)
         if not compiled.cache_hits:
-            _log.warning(
-                "compiled %s for this processor in %.1f s (once)", self.body.__name__, time.perf_counter() - start
-            )
+            op = self.body.__module__.split(".")[-2:-1]
+            name = ".".join([*op, self.body.__name__])
+            _log.warning("compiled %s for this processor in %.1f s (once)", name, time.perf_counter() - start)
         self._compiled, self._address = compiled, compiled.address
         self._loop = _loop_type(compiled.address)
 
