@@ -14,7 +14,7 @@ pytest.importorskip("numba")
 
 import vrwkv
 from vrwkv.ops import bi_wkv
-from vrwkv.ops.cpu_runtime import threads
+from vrwkv.ops.cpu_runtime import compilation, threads
 from vrwkv.ops.cpu_runtime.functions import exp2, exp2_64, load, sigmoid, store
 from vrwkv.ops.cpu_runtime.kernel import STORAGE, kernel
 from vrwkv.ops.cpu_runtime.vectors import load32, load64, store64, store_float, sum_of_lanes, word_at
@@ -183,6 +183,28 @@ def test_inference_mode_and_half_types() -> None:
     with torch.inference_mode():
         assert run_bi_wkv(50).isfinite().all()
     assert set(STORAGE) == {torch.float32, torch.bfloat16}
+
+
+def test_a_changed_source_makes_a_kernel_stale(tmp_path: Path) -> None:
+    (tmp_path / "cpu_loops.py").write_text("a = 1")
+    first = compilation.fingerprint.__wrapped__(tmp_path)
+    assert compilation.fingerprint.__wrapped__(tmp_path) == first
+    (tmp_path / "cpu_loops.py").write_text("a = 2")
+    assert compilation.fingerprint.__wrapped__(tmp_path) != first
+
+
+def test_without_a_place_for_the_cache_kernels_still_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def nowhere(*arguments: Any) -> None:
+        raise RuntimeError("no locator available")
+
+    monkeypatch.setattr(compilation, "_SourceCache", nowhere)
+    x = torch.ones(32)
+    y = torch.empty(2)
+    kernel(sum_rows.body)(2, x, y, elements=2)
+    assert y.tolist() == [16, 16]
+    assert "NUMBA_CACHE_DIR" in caplog.text
 
 
 def test_all_kernels_can_be_compiled_ahead() -> None:

@@ -107,6 +107,7 @@ def _backward(
     if v.shape[3] > LARGEST_HEAD:
         return portable_backward(grad, r, k, v, w, u, cu_seqlens)
     from vrwkv.ops.bi_wkv6 import cpu_backward as loops
+    from vrwkv.ops.bi_wkv6.cpu_chunk_gradients import NOTED, WORKING
     from vrwkv.ops.bi_wkv6.cpu_plan import CHUNK
     from vrwkv.ops.cpu_runtime.vectors import LANES
 
@@ -116,8 +117,8 @@ def _backward(
     grad_r, grad_k, grad_v = (torch.empty_like(tensor) for tensor in (inputs.r, inputs.k, inputs.v))
     grad_w, sums = torch.empty_like(inputs.w), inputs.u.new_empty(items, size)
     chunks = -(-plan.longest // CHUNK)
-    noted = 3 * CHUNK * size + 2 * CHUNK * CHUNK + loops.NOTED // 4 + 2 * LANES * size
-    scratch, scratch_bytes = inputs.scratch(chunks * noted + 3 * LANES * size + loops.WORKING // 4)
+    noted = 3 * CHUNK * size + 2 * CHUNK * CHUNK + NOTED // 4 + 2 * LANES * size
+    scratch, scratch_bytes = inputs.scratch(chunks * noted + 3 * LANES * size + WORKING // 4)
     loops.write_gradients(
         inputs.workers, inputs.r, inputs.k, inputs.v, inputs.w, inputs.u, inputs.grad, plan.segments,
         _states(inputs, inputs.k, inputs.v), _states(inputs, inputs.r, inputs.grad), grad_r, grad_k, grad_v, grad_w,

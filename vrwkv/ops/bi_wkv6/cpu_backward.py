@@ -8,6 +8,25 @@ Letters in this file: n chunks of a segment, c tokens of a chunk, N head size. S
 first axis the channels of the values, in a vector those of the keys; `turned` ones the other way round, in blocks.
 """
 
+from vrwkv.ops.bi_wkv6.cpu_chunk_gradients import (
+    CROSSING,
+    FROM_START,
+    GRAD_K,
+    GRAD_R,
+    LINES,
+    LOG2,
+    MATRIX,
+    NOTED,
+    TO_END,
+    WHOLE,
+    add_grad_values,
+    advance_turned,
+    begin_segment,
+    passing_over,
+    reach_over_border,
+    read_chunk,
+    weigh,
+)
 from vrwkv.ops.bi_wkv6.cpu_chunks import (
     ROW,
     SEGMENT_ROW,
@@ -15,24 +34,18 @@ from vrwkv.ops.bi_wkv6.cpu_chunks import (
     add_products,
     advance_columns,
     bytes_of,
-    chunk_decays,
-    decay_of,
-    empty_tile,
-    exact_decay_of,
     fill,
     load_tile,
     store_tile,
 )
-from vrwkv.ops.bi_wkv6.cpu_pairs import add_pairs, add_to, write_matches
+from vrwkv.ops.bi_wkv6.cpu_pairs import add_to
 from vrwkv.ops.bi_wkv6.cpu_plan import CHUNK
-from vrwkv.ops.cpu_runtime.functions import inlined, load, store
+from vrwkv.ops.cpu_runtime.functions import inlined, store
 from vrwkv.ops.cpu_runtime.kernel import kernel
 from vrwkv.ops.cpu_runtime.vectors import (
     LANES,
     float_at,
-    fused,
     load32,
-    stack_memory,
     store32,
     store_float,
     word_at,
@@ -40,107 +53,6 @@ from vrwkv.ops.cpu_runtime.vectors import (
 )
 
 LN_2 = 0.6931471805599453
-LINES = CHUNK * ROW  # bytes of one vector for each token of a chunk
-MATRIX = CHUNK * CHUNK * 4
-# What is noted down of a chunk, for 16 channels: rows (c, 16), and the decay over the chunk.
-LOG2, FROM_START, TO_END, RECEPTANCE, KEYS, GRAD_R, GRAD_K, CROSSING, WHOLE = (LINES * place for place in range(9))
-NOTED = WHOLE + ROW
-# Memory for operands of one chunk: not on the stack, where compilers would keep copies of it spread over vectors.
-WORKING = 4 * LINES
-
-
-@inlined
-def _begin(v, grad, tokens, stride, storage, values, gradients, grad_values, matches, scores, size):  # type: ignore[no-untyped-def]
-    """Values and gradients (n · c, N) as float32, B_ts of each chunk, and zeros for what will be added to."""
-    width = size * 4
-    chunks = (tokens + CHUNK - 1) // CHUNK
-    fill(grad_values, chunks * CHUNK * width)
-    fill(scores, chunks * MATRIX)
-    fill(values + tokens * width, (chunks * CHUNK - tokens) * width)
-    fill(gradients + tokens * width, (chunks * CHUNK - tokens) * width)
-    for token in range(tokens):
-        for block in range(size // LANES):
-            place, here = token * width + block * ROW, token * stride + block * LANES * bytes_of(storage)
-            store32(values + place, load(v + here, storage))
-            store32(gradients + place, load(grad + here, storage))
-    for chunk in range(chunks):
-        rows = chunk * CHUNK * width
-        write_matches(
-            gradients + rows, values + rows, min(tokens - chunk * CHUNK, CHUNK), matches + chunk * MATRIX, size
-        )
-
-
-@inlined
-def _read_chunk(r, k, w, bonus, tokens, stride, w_stride, storage, w_storage, matches, scores, noted):  # type: ignore[no-untyped-def]
-    """Note down 16 channels of a chunk and what its pairs add; returns what they add to the gradient of the bonus."""
-    decays = stack_memory(512)
-    fill(noted, NOTED)
-    total = chunk_decays(w, w_stride, w_storage, tokens, noted, noted + FROM_START, noted + TO_END)
-    store32(noted + WHOLE, exact_decay_of(total))
-    for token in range(tokens):
-        line = token * ROW
-        store32(noted + RECEPTANCE + line, load(r + token * stride, storage))
-        store32(noted + KEYS + line, load(k + token * stride, storage))
-        store32(decays + line, decay_of(load32(noted + line)))
-    return add_pairs(
-        noted + RECEPTANCE, noted + KEYS, decays, bonus, tokens, matches, scores,
-        noted + GRAD_R, noted + GRAD_K, noted + CROSSING,
-    )  # fmt: skip
-
-
-@inlined
-def _weigh(noted, decays, receptances, keys):  # type: ignore[no-untyped-def]
-    """Receptances and keys (c, 16) times the decays to one border of the chunk."""
-    for line in range(0, LINES, ROW):
-        decay = load32(noted + decays + line)
-        store32(receptances + line, load32(noted + RECEPTANCE + line) * decay)
-        store32(keys + line, load32(noted + KEYS + line) * decay)
-
-
-@inlined
-def _reach_over_border(values, gradients, state, asked, noted, decays, passing, size):  # type: ignore[no-untyped-def]
-    """Gradients of receptances and keys from the tokens beyond one border.
-
-    passing (c, 16) is what they add to the sums over the pairs of each token, for all between it and the border.
-    """
-    width = size * 4
-    for first in range(0, CHUNK, TILE):
-        from_sources = add_products(empty_tile(), gradients + first * width, width, 4, state, ROW, size)
-        store_tile(passing + first * ROW, ROW, from_sources)
-        to_targets = add_products(empty_tile(), values + first * width, width, 4, asked, ROW, size)
-        store_tile(passing + LINES + first * ROW, ROW, to_targets)
-    for line in range(0, LINES, ROW):
-        decay = load32(noted + decays + line)
-        grad_r, grad_k = load32(passing + line) * decay, load32(passing + LINES + line) * decay
-        add_to(noted + GRAD_R + line, grad_r)
-        add_to(noted + GRAD_K + line, grad_k)
-        passed = load32(noted + RECEPTANCE + line) * grad_r
-        store32(passing + line, fused(load32(noted + KEYS + line), grad_k, passed))
-
-
-@inlined
-def _add_grad_values(grad_values, keys, turned, size):  # type: ignore[no-untyped-def]
-    """grad_values (c, N) += keys (c, 16) @ turned, the asked state in blocks of 16 values, each (16, 16)."""
-    width = size * 4
-    for block in range(size // LANES):
-        for first in range(0, CHUNK, TILE):
-            place = grad_values + first * width + block * ROW
-            tile = load_tile(place, width)
-            tile = add_products(tile, keys + first * ROW, ROW, 4, turned + block * LANES * ROW, ROW, LANES)
-            store_tile(place, width, tile)
-
-
-@inlined
-def _advance_turned(turned, whole, receptances, gradients, size):  # type: ignore[no-untyped-def]
-    """The turned asked state over one chunk: whole[j] turned[j] + Σ_t receptances[t, j] gradients[t]."""
-    width = size * 4
-    for block in range(size // LANES):
-        for row in range(0, LANES, TILE):
-            here, keep = turned + (block * LANES + row) * ROW, whole + row * 4
-            a, b, c, d = load_tile(here, ROW)
-            tile = a * float_at(keep), b * float_at(keep + 4), c * float_at(keep + 8), d * float_at(keep + 12)
-            tile = add_products(tile, receptances + row * 4, 4, ROW, gradients + block * ROW, width, CHUNK)
-            store_tile(here, ROW, tile)
 
 
 @inlined
@@ -155,35 +67,25 @@ def _walk_up(inputs, strides, areas, matches, scores, bonus, tokens, size):  # t
     for begin in range(0, tokens, CHUNK):
         chunk, rows = begin // CHUNK, begin * width
         own, state, asked = noted + chunk * NOTED, past + chunk * state_bytes, asked_before + chunk * state_bytes
-        grad_bonus = grad_bonus + _read_chunk(
+        grad_bonus = grad_bonus + read_chunk(
             r + begin * stride, k + begin * stride, w + begin * w_stride, bonus, min(tokens - begin, CHUNK), stride,
             w_stride, storage, w_storage, matches + chunk * MATRIX, scores + chunk * MATRIX, own,
         )  # fmt: skip
-        _reach_over_border(values + rows, gradients + rows, state, asked, own, FROM_START, passing, size)
+        reach_over_border(values + rows, gradients + rows, state, asked, own, FROM_START, passing, size)
         after = zeros32()
         for back in range(CHUNK):
             line = (CHUNK - 1 - back) * ROW
             add_to(own + CROSSING + line, after)
             after = after + load32(passing + line)
-        _weigh(own, FROM_START, receptances, keys)
-        _add_grad_values(grad_values + rows, keys, turned, size)
+        weigh(own, FROM_START, receptances, keys)
+        add_grad_values(grad_values + rows, keys, turned, size)
         if begin + CHUNK < tokens:
-            _weigh(own, TO_END, receptances, keys)
+            weigh(own, TO_END, receptances, keys)
             whole = load32(own + WHOLE)
             advance_columns(state, state + state_bytes, whole, values + rows, width, keys, size)
             advance_columns(asked, asked + state_bytes, whole, gradients + rows, width, receptances, size)
-            _advance_turned(turned, own + WHOLE, receptances, gradients + rows, size)
+            advance_turned(turned, own + WHOLE, receptances, gradients + rows, size)
     return grad_bonus
-
-
-@inlined
-def _passing_over(past, asked_after, future, asked_before, size):  # type: ignore[no-untyped-def]
-    """Sum over the pairs with one token before a chunk and one after it, but for the decay over the chunk."""
-    onward, backward = zeros32(), zeros32()
-    for place in range(0, size * ROW, ROW):
-        onward = fused(load32(past + place), load32(asked_after + place), onward)
-        backward = fused(load32(future + place), load32(asked_before + place), backward)
-    return onward + backward
 
 
 @inlined
@@ -199,8 +101,8 @@ def _walk_down(outputs, strides, areas, future, asked_after, tokens, size):  # t
         chunk = chunks - 1 - back
         rows, own, state = chunk * CHUNK * width, noted + chunk * NOTED, chunk * state_bytes
         whole = load32(own + WHOLE)
-        _reach_over_border(values + rows, gradients + rows, future, asked_after, own, TO_END, passing, size)
-        over = whole * _passing_over(past + state, asked_after, future, asked_before + state, size)
+        reach_over_border(values + rows, gradients + rows, future, asked_after, own, TO_END, passing, size)
+        over = whole * passing_over(past + state, asked_after, future, asked_before + state, size)
         for token in range(min(tokens - chunk * CHUNK, CHUNK)):
             line, position = token * ROW, chunk * CHUNK + token
             store(grad_r + position * stride, storage, load32(own + GRAD_R + line))
@@ -208,13 +110,13 @@ def _walk_down(outputs, strides, areas, future, asked_after, tokens, size):  # t
             crossing = load32(own + CROSSING + line) + over
             store(grad_w + position * w_stride, w_storage, crossing * (load32(own + LOG2 + line) * LN_2))
             over = over + load32(passing + line)
-        _weigh(own, TO_END, receptances, keys)
-        _add_grad_values(grad_values + rows, keys, turned, size)
+        weigh(own, TO_END, receptances, keys)
+        add_grad_values(grad_values + rows, keys, turned, size)
         if chunk > 0:
-            _weigh(own, FROM_START, receptances, keys)
+            weigh(own, FROM_START, receptances, keys)
             advance_columns(future, future, whole, values + rows, width, keys, size)
             advance_columns(asked_after, asked_after, whole, gradients + rows, width, receptances, size)
-            _advance_turned(turned, own + WHOLE, receptances, gradients + rows, size)
+            advance_turned(turned, own + WHOLE, receptances, gradients + rows, size)
 
 
 @inlined
@@ -295,7 +197,7 @@ def write_gradients(first, last, arguments):  # type: ignore[no-untyped-def]
             start, tokens = word_at(segment), word_at(segment + 8)
             here = start * strides[0] + head * size * bytes_each
             here_w = start * strides[1] + head * size * w_bytes_each
-            _begin(
+            begin_segment(
                 v + here, grad + here, tokens, strides[0], storage, values, gradients, grad_values, matches, scores,
                 size,
             )  # fmt: skip

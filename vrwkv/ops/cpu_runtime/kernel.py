@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from numba import cfunc
-from numba.core import types
 from torch import Tensor
 
+from vrwkv.ops.cpu_runtime.compilation import compile_cached
 from vrwkv.ops.cpu_runtime.threads import run_tasks
 from vrwkv.ops.cpu_runtime.vectors import BFLOAT16, FLOAT32
 
@@ -49,8 +48,7 @@ class Kernel:
         if self._loop is not None:
             return
         start = time.perf_counter()
-        signature = types.void(types.int64, types.int64, types.int64)
-        compiled = cfunc(signature, cache=True, error_model="numpy", fastmath={"contract", "nsz"})(self.body)
+        compiled = compile_cached(self.body)
         if not compiled.cache_hits:
             op = self.body.__module__.split(".")[-2:-1]
             name = ".".join([*op, self.body.__name__])
