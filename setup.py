@@ -2,15 +2,15 @@
 
 from setuptools import find_packages, setup
 
-DATA = ["rwkv_clip.model_configs", "vrwkv.configs", "vrwkv.configs.clip"]
+RECIPES = {f"vrwkv.configs.{folder}": f"configs/{folder}" for folder in ("classification", "clip", "mae")}
 
 setup(
     packages=[
         *find_packages(include=["vrwkv*", "rwkv_clip*"]),
         "rwkv_clip.model_configs",
         "vrwkv.configs",
-        "vrwkv.configs.clip",
+        *RECIPES,
     ],
-    package_dir={"vrwkv.configs": "configs", "vrwkv.configs.clip": "configs/clip"},
-    package_data={"vrwkv.configs.clip": ["*.yaml"], "rwkv_clip.model_configs": ["*.json"]},
+    package_dir={"vrwkv.configs": "configs", **RECIPES},
+    package_data={"rwkv_clip.model_configs": ["*.json"], **{folder: ["*.yaml"] for folder in RECIPES}},
 )

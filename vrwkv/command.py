@@ -8,8 +8,10 @@ from vrwkv.errors import InputError
 
 # What optional packages belong to, for those who installed the core only.
 _EXTRAS = {
-    **dict.fromkeys(("tyro", "yaml", "tqdm", "grain", "matplotlib", "tensorboard"), "train"),
-    **dict.fromkeys(("open_clip", "sklearn"), "clip"),
+    **dict.fromkeys(("tyro", "yaml", "tqdm", "grain", "matplotlib", "tensorboard", "sklearn"), "train"),
+    "open_clip": "clip",
+    "datasets": "huggingface",
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from vrwkv.data.digits import DigitsSource
 from vrwkv.data.folder import FolderSource
+from vrwkv.data.labelled import LabelledDataConfig, build_labelled_source
 from vrwkv.data.loader import EvaluationLoader, TrainLoader
 from vrwkv.data.shards import ShardSource
 from vrwkv.data.skipped import Skipped
@@ -12,10 +13,12 @@ __all__ = [
     "DigitsSource",
     "EvaluationLoader",
     "FolderSource",
+    "LabelledDataConfig",
     "LabelledSource",
     "ShardSource",
     "Skipped",
     "Source",
     "TrainLoader",
+    "build_labelled_source",
     "open_image",
 ]

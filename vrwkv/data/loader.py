@@ -24,8 +24,12 @@ class TrainLoader:
     """Shuffled batches of constant size, addressed by the global step.
 
     Step s belongs to epoch s // steps_per_epoch. Which samples it holds is a pure function of (seed, epoch, step);
-    the randomness of a sample is a pure function of (seed, epoch, data set index). Neither depends on the number of
-    workers, on how many processes share a batch, or on where the run was resumed; so resuming needs no state.
+    the randomness of a sample is a pure function of (seed, epoch, data set index, repeat). Neither depends on the
+    number of workers, on how many processes share a batch, or on where the run was resumed; so resuming needs no state.
+
+    With repeated augmentation (`repeats` above 1; arXiv 1901.09335), an epoch keeps its number of steps: it visits the
+    first 1 / repeats of its order, each sample `repeats` times in a row, every time with randomness of its own. The
+    zeroth repeat of a sample has the randomness that the sample has without repeats.
 
     A corrupt sample is replaced by the next index that can be read (with the randomness of that index) and recorded in
     `skipped`; too many end the run, see `vrwkv.data.skipped.Tolerance`. With several ranks, each counts and judges
@@ -44,6 +48,7 @@ class TrainLoader:
         world_size: number of processes W; must divide batch_size.
         max_corrupt_fraction: share of corrupt samples to put up with.
         shuffle: False keeps the order of the source.
+        repeats: how often an epoch shows a sample.
         pin_memory: put batches into page-locked memory, for faster copies to a GPU.
 
     Raises:
@@ -62,9 +67,12 @@ class TrainLoader:
         world_size: int = 1,
         max_corrupt_fraction: float = 0.01,
         shuffle: bool = True,
+        repeats: int = 1,
         pin_memory: bool = False,
     ) -> None:
         _check_counts(batch_size, num_workers)
+        if repeats < 1:
+            raise InputError(f"data.repeats must be at least 1, got {repeats}")
         if not 0 <= rank < world_size:
             raise InputError(f"rank {rank} does not exist in a world of {world_size}")
         if batch_size % world_size:
@@ -86,13 +94,16 @@ class TrainLoader:
         self._local = range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._num_workers = num_workers
         self._pin_memory = pin_memory
+        self._repeats = repeats
         self._random_order = shuffle
         self._drawn = 0
         self._drawn_corrupt = 0
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """This process's slices of the batches of steps start_step, …, stop_step - 1, counted over all epochs."""
-        sampler = _Steps(start_step, stop_step, self.steps_per_epoch, self.batch_size, self._local, self._order)
+        sampler = _Steps(
+            start_step, stop_step, self.steps_per_epoch, self.batch_size, self._local, self._order, self._repeats
+        )
         for fetched in _fetch(self._dataset, sampler, self._num_workers, self._pin_memory):
             if self._random_order:
                 self._drawn += fetched.drawn
@@ -162,7 +173,7 @@ def _check_counts(batch_size: int, num_workers: int) -> None:
 
 @dataclass(frozen=True)
 class _Steps:
-    """Batch sampler: for each step the (epoch, index) pairs of this process, computed as they are asked for."""
+    """Batch sampler: for each step the (epoch, index, repeat) of this process, computed as they are asked for."""
 
     start: int
     stop: int
@@ -170,16 +181,21 @@ class _Steps:
     batch_size: int
     local: range
     order: EpochOrder
+    repeats: int = 1
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         for step in range(self.start, self.stop):
             epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
             first = step_in_epoch * self.batch_size
             positions = (first + offset for offset in self.local)
-            yield [(epoch, self.order.index(epoch, p)) for p in positions if p < self.order.length]
+            yield [
+                (epoch, self.order.index(epoch, p // self.repeats), p % self.repeats)
+                for p in positions
+                if p < self.order.length
+            ]
 
 
 @dataclass
@@ -201,7 +217,7 @@ class _Fetched:
 
 @dataclass(frozen=True)
 class _Samples:
-    """Map-style data set over (epoch, index); decodes and transforms, in whichever process."""
+    """Map-style data set over (epoch, index, repeat); decodes and transforms, in whichever process."""
 
     source: Source
     transform: Transform
@@ -209,8 +225,8 @@ class _Samples:
     tolerance: Tolerance
     substitute: bool
 
-    def __getitem__(self, address: tuple[int, int]) -> _Fetched:
-        epoch, index = address
+    def __getitem__(self, address: tuple[int, int, int]) -> _Fetched:
+        epoch, index, repeat = address
         corrupt: list[tuple[int, str, str]] = []
         sample: dict[str, Any] | None = None
         # Once the corrupt ones met here are too many by themselves, the main process will end the run: look no further.
@@ -218,7 +234,7 @@ class _Samples:
         try:
             for candidate in ((index + offset) % len(self.source) for offset in range(attempts)):
                 try:
-                    sample = self._transformed(epoch, candidate)
+                    sample = self._transformed(epoch, candidate, repeat)
                     break
                 except CorruptSample as error:
                     corrupt.append((candidate, error.name, error.reason))
@@ -232,9 +248,9 @@ class _Samples:
             return _Fetched(None, corrupt, 1, bool(corrupt), str(error))
         return _Fetched(sample, corrupt, 1, bool(corrupt))
 
-    def _transformed(self, epoch: int, index: int) -> dict[str, Any]:
+    def _transformed(self, epoch: int, index: int, repeat: int) -> dict[str, Any]:
         sample = {**self.source[index], "index": index}
-        with seeded_generators(sample_seed(self.seed, epoch, index)) as generator:
+        with seeded_generators(sample_seed(self.seed, epoch, index, repeat)) as generator:
             return self.transform(sample, generator)
 
 

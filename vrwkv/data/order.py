@@ -43,13 +43,15 @@ class EpochOrder:
         return self._index_shuffle(position, max_index=self.length - 1, seed=self._epoch_seed[1], rounds=4)
 
 
-def sample_seed(seed: int, epoch: int, index: int) -> np.random.SeedSequence:
-    """The source of all randomness for one sample in one epoch.
+def sample_seed(seed: int, epoch: int, index: int, repeat: int = 0) -> np.random.SeedSequence:
+    """The source of all randomness for one sample in one epoch, at one of its repeats there.
 
-    Epoch and index go into `spawn_key`, not into the entropy, where trailing zeros would not count:
+    Epoch, index and repeat go into `spawn_key`, not into the entropy, where trailing zeros would not count:
     SeedSequence([seed, 1]) equals SeedSequence([seed, 1, 0]).
     """
-    return np.random.SeedSequence(seed, spawn_key=(_SAMPLE, epoch, index))
+    # A spawn key of its own length for repeats keeps what a sample draws where nothing is repeated.
+    repeated = (repeat,) if repeat else ()
+    return np.random.SeedSequence(seed, spawn_key=(_SAMPLE, epoch, index, *repeated))
 
 
 def _load_index_shuffle() -> Callable[..., int]:

@@ -75,7 +75,7 @@ def open_image(path_or_bytes: str | os.PathLike[str] | bytes, name: str | None =
     try:
         with Image.open(io.BytesIO(path_or_bytes) if isinstance(path_or_bytes, bytes) else path_or_bytes) as image:
             image.load()
-            return _to_rgb(_upright(image))
+            return to_rgb(_upright(image))
     except MemoryError:
         raise
     except FileNotFoundError:
@@ -100,7 +100,8 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A decoded image in mode RGB; transparent pixels on white, 16-bit gray scaled to 8 bits."""
     if image.mode.startswith("I") or image.mode == "F":
         return _gray_to_8_bit(image).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

@@ -85,8 +85,9 @@ class OptimConfig:
     """Any optimiser of timm (adamw, lamb, lion, sgd, muon, ...)."""
     weight_decay: float = 0.05
     """Strength of the weight decay."""
-    decay: Literal["timm", "published", "all", "none"] = "timm"
-    """What decays. timm: all but 1-D ones and the model's exceptions; published: all but norms and biases."""
+    decay: Literal["timm", "published", "published_large", "all", "none"] = "timm"
+    """What decays. timm: all but 1-D ones and the model's exceptions; published: all but norms and biases;
+    published_large: all but norms, biases and layer scales (VRWKV-L)."""
     betas: tuple[float, float] | None = None
     """Decay rates of the moment estimates, such as [0.9, 0.98]. null: the optimiser's own (adamw: 0.9 and 0.999)."""
     eps: float | None = None

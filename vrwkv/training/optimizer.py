@@ -21,15 +21,17 @@ def undecayed_parameters(model: nn.Module, decay: str) -> set[str]:
         model: not wrapped by DDP or torch.compile.
         decay: `timm`: 1-D parameters, biases and what `no_weight_decay()` names (patterns allowed). `published`: the
             parameters of norm layers and biases only, as mmpretrain's `norm_decay_mult=0, bias_decay_mult=0`; decay,
-            bonus, mixes, layer scales and positions do decay. `all`: none. `none`: every parameter.
+            bonus, mixes, layer scales and positions do decay. `published_large`: the layer scales' as well, as VRWKV-L
+            was fine-tuned. `all`: none. `none`: every parameter.
     """
     parameters = dict(model.named_parameters())
     if decay == "all":
         return set()
     if decay == "none":
         return set(parameters)
-    if decay == "published":
-        norms = {id(p) for m in model.modules() if _is_norm(m) for p in m.parameters(recurse=False)}
+    if decay in ("published", "published_large"):
+        exempt = _is_norm if decay == "published" else _is_norm_or_layer_scale
+        norms = {id(p) for m in model.modules() if exempt(m) for p in m.parameters(recurse=False)}
         return {name for name, p in parameters.items() if id(p) in norms or name.rpartition(".")[2] == "bias"}
     patterns = _no_weight_decay(model)
     return {
@@ -96,6 +98,10 @@ def create_optimizer(model: nn.Module, config: OptimConfig, lr: float) -> torch.
 def _is_norm(module: nn.Module) -> bool:
     """Whether the class is a norm layer by name: LayerNorm, RMSNorm, BatchNorm2d, GroupNorm1, LayerNorm2d, ..."""
     return any(re.search(r"(Norm|NormAct)(\dd?)?$", base.__name__) for base in type(module).__mro__)
+
+
+def _is_norm_or_layer_scale(module: nn.Module) -> bool:
+    return _is_norm(module) or any(base.__name__.startswith("LayerScale") for base in type(module).__mro__)
 
 
 def _no_weight_decay(module: nn.Module, prefix: str = "") -> set[str]:

@@ -1,0 +1,28 @@
+"""What every evaluation does around a model."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from torch import nn
+
+Item = TypeVar("Item")
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switch the model to evaluation and give every module its own mode back afterwards, also after an error."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def progress(items: Iterable[Item], description: str) -> Iterable[Item]:
+    """The same items with a progress bar on standard error, which stays silent unless that is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=description, disable=None, leave=False)
