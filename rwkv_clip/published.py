@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rwkv_clip.text import TextTower
 from vrwkv.errors import InputError
+from vrwkv.layers.initialisation import fancy_decay
 from vrwkv.models import VisionRWKV
 from vrwkv.models.containers import read_state_dict
 from vrwkv.models.published import BI_WKV6_NAMES, load_strictly, published_names, published_shape, rename, renamed
@@ -81,6 +82,23 @@ def load_published(model: nn.Module, source: str | Path | Mapping[str, Any]) -> 
     """
     where = "the state dict" if isinstance(source, Mapping) else str(source)
     load_strictly(model, from_published_names(model, read_state_dict(source)), where)
+
+
+def changed_text_decays(state_dict: Mapping[str, Tensor]) -> int:
+    """How many decays of the text tower differ from bfloat16 of their starting values.
+
+    In released models they should not: there these parameters are bfloat16, and steps as small as training's are lost
+    in rounding numbers beyond 1. A difference says that the weights come from somewhere else, or were damaged.
+
+    Args:
+        state_dict: published, prefixes stripped.
+    """
+    depth, changed = _depth(state_dict, "text_model.blocks."), 0
+    for layer in range(depth):
+        decay = state_dict[f"text_model.blocks.{layer}.att.time_decay"].flatten().float()
+        start = fancy_decay(decay.shape[0], layer, depth, -6.0, -1.0).float().bfloat16().float()
+        changed += int((decay != start).sum())
+    return changed
 
 
 def text_from_published(

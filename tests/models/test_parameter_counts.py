@@ -150,7 +150,9 @@ def test_pretrained_configuration(name: str) -> None:
     assert config.classifier == ("head.2" if "large" in name else "head")
     assert config.first_conv == "patch_embed.proj"
     if name.startswith("rwkv_clip"):
-        assert (config.num_classes, config.hf_hub_id, config.mean[0]) == (0, None, 0.48145466)
+        hub = "Kaichengalex/RWKV-CLIP-" + ("B32-YFCC15M" if "patch32" in name else "B16-LAION10M")
+        assert (config.num_classes, config.hf_hub_id, config.mean[0]) == (0, hub, 0.48145466)
+        assert config.hf_hub_filename == "model_31.pt"
     else:
         assert (config.num_classes, config.hf_hub_id) == (1000, "OpenGVLab/Vision-RWKV")
         assert config.crop_pct == (1.0 if "large" in name else 0.875)  # short side 256, then 224; 384 whole
@@ -158,8 +160,3 @@ def test_pretrained_configuration(name: str) -> None:
         version = name.split("_")[0]
         suffix = "22kto1k_384" if "large" in name else "in1k_224"
         assert config.hf_hub_filename == f"{version}_{letter}_{suffix}.pth"
-
-
-def test_untrained_models_have_no_weights_to_download() -> None:
-    with pytest.raises(RuntimeError, match="No pretrained weights exist"):
-        timm.create_model("rwkv_clip_base_patch32_224", depth=1, pretrained=True)

@@ -1,12 +1,15 @@
 """Reading checkpoint files: safetensors or weights-only pickles, and the containers that wrap their state dicts."""
 
+import os
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +34,36 @@ class _PickledConfig:
 # Without this, torch refuses such files with a page about pickles; with it, in one line. Nothing more is allowed.
 torch.serialization.add_safe_globals([(_PickledConfig, "yacs.config.CfgNode")])
 
+# A best score that a training loop noted beside the weights is often a numpy scalar: a number with its dtype.
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMBERS = [
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float64", "float32", "float16", "int64", "int32", "bool")),
+]
+
+# torch's own switches; it refuses to start when both are on.
+_ONLY_WEIGHTS, _NOT_ONLY_WEIGHTS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+@contextmanager
+def old_containers() -> Iterator[None]:
+    """Within it, torch also reads what released containers hold, yacs configs and numpy's numbers, as plain data.
+
+    Reading is weights-only whatever the caller asks for (older versions of timm ask for less), so that no code of a
+    file is run.
+    """
+    before = {name: os.environ.pop(name, None) for name in (_ONLY_WEIGHTS, _NOT_ONLY_WEIGHTS)}
+    os.environ[_ONLY_WEIGHTS] = "1"
+    token = _reads_configs.set(True)
+    try:
+        with torch.serialization.safe_globals(_NUMBERS):  # type: ignore[arg-type]
+            yield
+    finally:
+        _reads_configs.reset(token)
+        os.environ.pop(_ONLY_WEIGHTS, None)
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
 
 def read_state_dict(source: str | Path | Mapping[str, Any], use_ema: bool = True) -> dict[str, Tensor]:
     """Tensors of a checkpoint by name.
@@ -45,13 +78,18 @@ def read_state_dict(source: str | Path | Mapping[str, Any], use_ema: bool = True
     """
     if isinstance(source, Mapping):
         return unwrap(source, use_ema)
+    return unwrap(read_container(source), use_ema, f"checkpoint {source}")
+
+
+def read_container(source: str | Path) -> Any:
+    """Everything in a checkpoint file, read as `read_state_dict` does.
+
+    Raises:
+        InputError: no such file, or unreadable.
+    """
     path = Path(source)
     if not path.is_file():
         raise InputError(f"checkpoint {path} {'is a folder, not a file' if path.is_dir() else 'does not exist'}")
-    return unwrap(_read_file(path), use_ema, f"checkpoint {path}")
-
-
-def _read_file(path: Path) -> Any:
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -60,14 +98,12 @@ def _read_file(path: Path) -> Any:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise InputError(f"checkpoint {path} is not a readable safetensors file: {error}") from None
-    token = _reads_configs.set(True)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with old_containers():
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # The readers of the two pickle formats raise whatever a damaged byte leads them to.
         raise InputError(f"checkpoint {path} cannot be read as weights: {_reason(error)}") from error
-    finally:
-        _reads_configs.reset(token)
 
 
 def _reason(error: Exception) -> str:
@@ -89,19 +125,24 @@ def unwrap(container: Mapping[str, Any], use_ema: bool = True, where: str = "the
     Raises:
         InputError: there is none.
     """
+    return find_state_dict(container, use_ema, where)[1]
+
+
+def find_state_dict(
+    container: Mapping[str, Any], use_ema: bool = True, where: str = "the checkpoint"
+) -> tuple[str | None, dict[str, Tensor]]:
+    """As `unwrap`, with the key of the container that the state dict stood under; None for a bare one."""
     if not isinstance(container, Mapping):
         raise InputError(f"{where} holds no state dict; expected tensors by name, found a {type(container).__name__}")
     keys = ["state_dict", "model"]
     if use_ema:
         keys = ["model_ema", "state_dict_ema", *keys]
-    for key in keys:
-        if isinstance(container.get(key), Mapping) and container[key]:
-            container = container[key]
-            break
+    found = next((key for key in keys if isinstance(container.get(key), Mapping) and container[key]), None)
+    state_dict = container if found is None else container[found]
     strange = [
-        str(name) for name, value in container.items() if not (isinstance(name, str) and isinstance(value, Tensor))
+        str(name) for name, value in state_dict.items() if not (isinstance(name, str) and isinstance(value, Tensor))
     ]
-    if strange or not container:
-        found = ", ".join(strange[:5]) or "nothing"
-        raise InputError(f"{where} holds no state dict; expected tensors by name, found {found}")
-    return dict(container)
+    if strange or not state_dict:
+        listed = ", ".join(strange[:5]) or "nothing"
+        raise InputError(f"{where} holds no state dict; expected tensors by name, found {listed}")
+    return found, dict(state_dict)

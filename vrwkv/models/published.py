@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from timm.layers import resample_patch_embed
+from timm.layers import resample_patch_embed, to_2tuple
 from torch import Tensor, nn
 
 from vrwkv.errors import InputError
@@ -95,22 +95,49 @@ def renamed(state_dict: Mapping[str, Tensor], ours: Mapping[str, str]) -> dict[s
     Raises:
         InputError: two keys that stand for the same tensor.
     """
-    result: dict[str, Tensor] = {}
-    for name, tensor in state_dict.items():
+    return {own: own_shape(name, state_dict[name]) for name, own in own_names(state_dict, ours).items()}
+
+
+def own_names(names: Iterable[str], ours: Mapping[str, str]) -> dict[str, str]:
+    """Each of the published `names`, in whatever prefixes, with the name we have for it; see `renamed`."""
+    result: dict[str, str] = {}
+    taken = set()
+    for name in names:
         stripped = strip_prefixes(name)
         own = ours.get(stripped, stripped)
-        if own in result:
+        if own in taken:
             raise InputError(f"key {name!r} of the checkpoint stands for {own!r}, and so does another one")
-        published_mix = tensor.ndim == 3 and tensor.shape[:2] == (1, 1) and _THREE_DIMENSIONAL.search(stripped)
-        result[own] = tensor[0, 0] if published_mix else tensor
+        taken.add(own)
+        result[name] = own
     return result
+
+
+def own_shape(name: str, tensor: Tensor) -> Tensor:
+    """`tensor`, published under `name`, as we store it: mixes have one dimension. The inverse of `published_shape`."""
+    published_mix = tensor.ndim == 3 and tensor.shape[:2] == (1, 1) and _THREE_DIMENSIONAL.search(strip_prefixes(name))
+    return tensor[0, 0] if published_mix else tensor
 
 
 def from_published_names(model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`state_dict` under the names and shapes of `model`, as `renamed` translates it."""
-    ours = {published: name for name, published in published_names(model).items()}
+    return renamed(image_tower(state_dict), names_in_files(published_names(model)))
+
+
+def names_in_files(names: Mapping[str, str]) -> dict[str, str]:
+    """Published name -> our name from the inverse table; a single linear head may also stand directly at `head`."""
+    ours = {published: name for name, published in names.items()}
     ours |= {name.replace("head.fc.", "head."): own for name, own in ours.items() if name.startswith("head.fc.")}
-    return renamed(state_dict, ours)
+    return ours
+
+
+def image_tower(state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The image tower of a published RWKV-CLIP state dict under its own names; any other state dict unchanged."""
+    tower = {
+        stripped.removeprefix("image_model."): tensor
+        for name, tensor in state_dict.items()
+        if (stripped := strip_prefixes(name)).startswith("image_model.")
+    }
+    return tower or state_dict
 
 
 def accept_published_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -127,7 +154,7 @@ def accept_published_keys(module: nn.Module, state_dict: dict[str, Any], prefix:
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
     """timm's hook for pretrained weights: published or our names, wrapped in whatever prefixes, to our names.
 
-    As timm's own models do, it resizes a (square) position embedding and the patch weights to those of `model`. The
+    As timm's own models do, it resizes the position embedding and the patch weights to those of `model`. The
     classifier is left to timm, which drops it, and the strictness of its loading, for another number of classes.
 
     Raises:
@@ -138,20 +165,46 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: Any) -> dict[str,
     classifier = {nn.Identity: ("head.",), nn.Sequential: ("head.2.",)}.get(
         type(model.head), ("head.weight", "head.bias")
     )
+    if not any(name.startswith("head.") for name in tensors):
+        classifier = ("head.",)
     problems = misfits(
         [name for name in own if not name.startswith(classifier)],
         [name for name in tensors if not name.startswith(classifier)],
     )
     if problems:
         raise InputError(f"the pretrained weights do not fit this {type(model).__name__}: {'; '.join(problems)}")
-    positions = tensors["pos_embed"]
-    side = math.isqrt(positions.shape[1]) if positions.ndim == 3 else 0
-    if positions.shape != own["pos_embed"].shape and side and side * side == positions.shape[1]:
-        tensors["pos_embed"] = resample_position_embedding(positions, (side, side), model.patch_embed.grid_size)
     patches, patch_size = tensors["patch_embed.proj.weight"], own["patch_embed.proj.weight"].shape[2:]
+    grid = learnt_grid(model, tensors["pos_embed"], patches)
+    if grid is not None:
+        tensors["pos_embed"] = resample_position_embedding(tensors["pos_embed"], grid, model.patch_embed.grid_size)
     if patches.ndim == 4 and patches.shape[2:] != patch_size:
         tensors["patch_embed.proj.weight"] = resample_patch_embed(patches, list(patch_size))
     return tensors
+
+
+def learnt_grid(model: Any, positions: Tensor, patches: Tensor) -> tuple[int, int] | None:
+    """The grid (height, width) on which a checkpoint's position embedding was learnt.
+
+    As far as timm's notes beside the checkpoint say, which `model` then has; else a square unless it fits `model`, too.
+
+    Args:
+        model: the model to load it into.
+        positions: (1, T, C) the checkpoint's position embedding.
+        patches: the checkpoint's patch weights, whose last two sizes are its patch size.
+
+    Returns:
+        The grid; None where it is unknown, or where the tokens are as many as those of `model`.
+    """
+    if positions.ndim != 3:
+        return None
+    noted = getattr(model, "pretrained_model_args", {}).get("img_size")
+    if noted is not None and patches.ndim == 4:
+        height, width = (-(-size // patch) for size, patch in zip(to_2tuple(noted), patches.shape[2:], strict=True))
+        if height * width == positions.shape[1]:
+            return height, width
+    side = math.isqrt(positions.shape[1])
+    is_square = side * side == positions.shape[1] and positions.shape != model.pos_embed.shape
+    return (side, side) if is_square else None
 
 
 def misfits(own: Iterable[str], given: Iterable[str]) -> list[str]:
@@ -188,6 +241,12 @@ def load_published(model: nn.Module, source: str | Path | Mapping[str, Any], use
 
 def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) -> None:
     """Copy `state_dict` into `model`, or raise an InputError that lists every key that does not fit."""
+    check_fit(model, state_dict, where)
+    model.load_state_dict(dict(state_dict), strict=True)
+
+
+def check_fit(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) -> None:
+    """Raise an InputError that lists every name and shape of `state_dict` that is not the one of `model`."""
     own = model.state_dict()
     problems = misfits(own, state_dict)
     reshaped = [
@@ -199,4 +258,3 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor], where: str
         problems.append(f"{len(reshaped)} of another shape: {', '.join(reshaped)}")
     if problems:
         raise InputError(f"{where} does not fit this {type(model).__name__}: {'; '.join(problems)}")
-    model.load_state_dict(dict(state_dict), strict=True)

@@ -1,11 +1,14 @@
 """The names that `timm.create_model` knows after `import vrwkv`."""
 
+from contextlib import nullcontext
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
+from vrwkv.models.containers import old_containers
 from vrwkv.models.published import checkpoint_filter_fn
+from vrwkv.models.published_files import CLASSIFIERS, IMAGE_TEXT
 from vrwkv.models.vision_rwkv import VisionRWKV
 
 __all__ = [
@@ -21,8 +24,7 @@ __all__ = [
 ]
 
 
-def _cfg(filename: str = "", size: int = 224, crop_pct: float = 0.875, **kwargs: Any) -> dict[str, Any]:
-    hub = {"hf_hub_id": "OpenGVLab/Vision-RWKV", "hf_hub_filename": filename} if filename else {}
+def _cfg(size: int = 224, crop_pct: float = 0.875, **kwargs: Any) -> dict[str, Any]:
     return {
         "num_classes": 1000,
         "input_size": (3, size, size),
@@ -36,12 +38,11 @@ def _cfg(filename: str = "", size: int = 224, crop_pct: float = 0.875, **kwargs:
         "license": "apache-2.0",
         "origin_url": "https://github.com/OpenGVLab/Vision-RWKV",
         "paper_ids": "arXiv:2403.02308",
-        **hub,
         **kwargs,
     }
 
 
-def _clip_cfg() -> dict[str, Any]:
+def _clip_cfg(**kwargs: Any) -> dict[str, Any]:
     return _cfg(
         num_classes=0,
         crop_pct=1.0,
@@ -50,36 +51,44 @@ def _clip_cfg() -> dict[str, Any]:
         license="mit",
         origin_url="https://github.com/deepglint/RWKV-CLIP",
         paper_ids="arXiv:2406.06973",
+        **kwargs,
     )
 
 
+# How the released weights differ from an ImageNet-1k classifier at 224 pixels.
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "vrwkv_l_22kto1k_384.pth": {"size": 384, "crop_pct": 1.0, "classifier": "head.2"},
+    "vrwkv_l_in22k_192.pth": {"size": 192, "crop_pct": 1.0, "classifier": "head.2", "num_classes": 21841},
+}
+
+
+def _hub(repository: str, filename: str) -> dict[str, Any]:
+    return {"hf_hub_id": repository, "hf_hub_filename": filename}
+
+
+# The first tag of a name is the default.
 default_cfgs = generate_default_cfgs(
     {
-        "vrwkv_tiny_patch16_224.in1k": _cfg("vrwkv_t_in1k_224.pth"),
-        "vrwkv_small_patch16_224.in1k": _cfg("vrwkv_s_in1k_224.pth"),
-        "vrwkv_base_patch16_224.in1k": _cfg("vrwkv_b_in1k_224.pth"),
-        "vrwkv_large_patch16_384.in22k_ft_in1k": _cfg(
-            "vrwkv_l_22kto1k_384.pth", size=384, crop_pct=1.0, classifier="head.2"
-        ),
-        "vrwkv6_tiny_patch16_224.in1k": _cfg("vrwkv6_t_in1k_224.pth"),
-        "vrwkv6_small_patch16_224.in1k": _cfg("vrwkv6_s_in1k_224.pth"),
-        "vrwkv6_base_patch16_224.in1k": _cfg("vrwkv6_b_in1k_224.pth"),
-        "rwkv_clip_base_patch32_224.untrained": _clip_cfg(),
-        "rwkv_clip_base_patch16_224.untrained": _clip_cfg(),
+        **{
+            file.model: _cfg(**{**_SETTINGS.get(file.name, {}), **_hub(file.repository, file.filename)})
+            for file in CLASSIFIERS
+        },
+        **{file.model: _clip_cfg(**_hub(file.repository, file.filename)) for file in IMAGE_TEXT},
     }
 )
 
 
 def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **defaults: Any) -> VisionRWKV:
     out_indices = kwargs.pop("out_indices", 3)
-    return build_model_with_cfg(
-        VisionRWKV,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
-        **{**defaults, **kwargs},
-    )
+    with old_containers() if pretrained else nullcontext():
+        return build_model_with_cfg(
+            VisionRWKV,
+            variant,
+            pretrained,
+            pretrained_filter_fn=checkpoint_filter_fn,
+            feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
+            **{**defaults, **kwargs},
+        )
 
 
 @register_model
