@@ -12,7 +12,16 @@ from vrwkv.training.config_fields import flatten_config
 from vrwkv.training.configuration import config_to_yaml, load_config
 
 # What a run may have written; nothing else in the folder counts as a result or is ever deleted.
-RESULTS = ("config.yaml", "metrics.jsonl", "model.safetensors", "config.json", "results.json", "checkpoints", "report", "tensorboard")
+RESULTS = (
+    "config.yaml",
+    "metrics.jsonl",
+    "model.safetensors",
+    "config.json",
+    "results.json",
+    "checkpoints",
+    "report",
+    "tensorboard",
+)
 
 # Keys that may change between a run and its continuation: they do not touch the course of the training, except for
 # train.epochs, with which the schedule stretches to the new length from the resumed step on.
