@@ -12,13 +12,14 @@ PYTEST_OPTIONS := -n 2 --dist loadfile
 # Threads that wait soon give their core away: beside other work, spinning ones slow a small machine down fivefold.
 export GOMP_SPINCOUNT := 5000
 
-.PHONY: help demo test contract test-oldest bench lint format clean
+.PHONY: help demo test contract test-oldest timm-tests bench lint format clean
 
 help:
 	@echo "make demo [SEED=0]   train on scanned digits, classify and retrieve unseen ones (3 minutes), report in runs/demo"
 	@echo "make test            the test suite"
 	@echo "make contract        the contract tests, every registered model at full size"
 	@echo "make test-oldest     the test suite on the oldest supported versions (an environment of its own)"
+	@echo "make timm-tests      timm's own model tests on our models; fetches them with pip (25 minutes)"
 	@echo "make bench           timings of kernels and models against rivals, checked for correctness first (16 minutes)"
 	@echo "make lint            ruff and mypy"
 
@@ -43,6 +44,13 @@ test-oldest:
 	@test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints-oldest.txt -e '.[train,clip,dev]'
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(PYTEST_OPTIONS) -m "not whole"
+
+timm-tests: $(READY)
+	@rm -rf $(VENV)/timm-source && mkdir -p $(VENV)/timm-source
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --dest $(VENV)/timm-source \
+		timm==$$($(BIN)/python -c "import timm; print(timm.__version__)")
+	tar -xzf $(VENV)/timm-source/timm-*.tar.gz -C $(VENV)/timm-source --strip-components 1
+	$(BIN)/python tests/timm_suite/run.py $(VENV)/timm-source/tests/test_models.py
 
 # On idle cores, threads that spin between ops are what users have by default.
 bench: $(READY)

@@ -154,15 +154,15 @@ def test_contradictions_are_refused(options: dict[str, object], message: str) ->
 
 def test_large_classifier_is_linear_tanh_linear() -> None:
     model, x = build(head_hidden_dim=20), images()
-    hidden = torch.tanh(model.head[0](model.forward_features(x).mean(1)))
-    torch.testing.assert_close(model.forward_head(model.forward_features(x), pre_logits=True), hidden)
-    torch.testing.assert_close(model(x), model.head[2](hidden))
-    assert (model.num_features, model.head_hidden_size) == (32, 20)
+    pooled = model.forward_features(x).mean(1)
+    torch.testing.assert_close(model.forward_head(model.forward_features(x), pre_logits=True), pooled)
+    torch.testing.assert_close(model(x), model.head[2](torch.tanh(model.head[0](pooled))))
+    assert model.num_features == model.head_hidden_size == 32
     model.reset_classifier(0)
-    assert model.head_hidden_size == model(x).shape[1] == 32
+    torch.testing.assert_close(model(x), pooled)
     model.reset_classifier(9)
     assert model(x).shape == (2, 9)
-    assert model.head_hidden_size == 20
+    assert model.head[0].out_features == 20
 
 
 def test_dropouts_sit_where_their_names_say() -> None:

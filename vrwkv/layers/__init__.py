@@ -1,4 +1,14 @@
-"""The parts of a backbone as plain modules over ops; each takes (B, T, C) tokens and their grid (height, width)."""
+"""The parts of a backbone as plain modules over ops, for use in any model.
+
+Mixers and blocks need no more than a width, and take (B, T, C) tokens in raster order with their grid (height, width):
+
+    mix = SpatialMix(192)
+    y = mix(x, (14, 14))  # x (B, 196, 192) -> y (B, 196, 192), in time linear in the number of tokens
+
+`SpatialMix` and `SpatialMix6` mix tokens, `ChannelMix` channels; `Block` is both with norms and residuals. The grid may
+change with every call. Tokens after the grid's (class tokens) take part in the mixing, but are not shifted. All work in
+torch.compile, torch.export and TorchScript, and are single nodes to timm's torch.fx feature extractors.
+"""
 
 from vrwkv.layers.block import Block
 from vrwkv.layers.channel_mix import ChannelMix

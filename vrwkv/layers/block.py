@@ -7,6 +7,7 @@ from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
 
 from vrwkv.layers.channel_mix import ChannelMix
+from vrwkv.layers.hooks import has_hooks
 from vrwkv.layers.spatial_mix import SpatialMix
 from vrwkv.layers.spatial_mix6 import SpatialMix6
 
@@ -92,5 +93,23 @@ class Block(nn.Module):
         if self.post_norm:
             x = x + self.drop_path1(self.ls1(self.norm1(self.spatial_mix(x, grid))))
             return x + self.drop_path2(self.ls2(self.norm2(self.channel_mix(x, grid))))
-        x = x + self.drop_path1(self.ls1(self.spatial_mix(x, grid, self.norm1)))
-        return x + self.drop_path2(self.ls2(self.channel_mix(x, grid, self.norm2)))
+        if torch.jit.is_scripting():
+            x = x + self.drop_path1(self.ls1(self.spatial_mix(self.norm1(x), grid)))
+            return x + self.drop_path2(self.ls2(self.channel_mix(self.norm2(x), grid)))
+        x = x + self.drop_path1(self.ls1(_mix_normalised(self.spatial_mix, self.norm1, x, grid)))
+        return x + self.drop_path2(self.ls2(_mix_normalised(self.channel_mix, self.norm2, x, grid)))
+
+
+def _mix_normalised(mix: nn.Module, norm: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """mix(norm(x)); the norm is left to the mix, which applies it in passing, unless somebody looks on.
+
+    Tracers do, which have a stand-in for the tensor: features are taken after norms, too.
+    """
+    if isinstance(x, Tensor) and _is_plain_layer_norm(norm):
+        return mix(x, grid, norm.weight, norm.bias, norm.eps)
+    return mix(norm(x), grid)
+
+
+def _is_plain_layer_norm(norm: nn.Module) -> bool:
+    """Whether `norm` is a LayerNorm over channels and nothing else, hooks included, depends on its being called."""
+    return type(norm) is nn.LayerNorm and norm.weight is not None and norm.bias is not None and not has_hooks(norm)

@@ -3,12 +3,14 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from vrwkv.layers.hooks import has_hooks
 from vrwkv.layers.initialisation import fancy_mix
+from vrwkv.layers.scriptable_ops import sigmoid_gate, squared_relu
 from vrwkv.layers.token_shift import TokenShift, shares_of_shifted
-from vrwkv.ops import sigmoid_gate, squared_relu
 from vrwkv.ops.cpu_runtime.eager import runs_eagerly
 
 # Larger memory is fresh from the system at every call, by glibc's rules: clearing its pages takes a fifth of the time
@@ -16,6 +18,7 @@ from vrwkv.ops.cpu_runtime.eager import runs_eagerly
 LARGEST_HIDDEN, HIDDEN_AT_ONCE = 32 << 20, 8 << 20  # bytes
 
 
+@register_notrace_module
 class ChannelMix(nn.Module):
     """sigmoid(W_r x_r) · W_v relu(W_k x_k)², with x_k and x_r mixed from the token and its shifted neighbours.
 
@@ -75,22 +78,41 @@ class ChannelMix(nn.Module):
             else:
                 mix.fill_(1.0 if self.init_mode == "local" else 0.5)
 
-    def forward(self, x: Tensor, grid: tuple[int, int], norm: nn.Module | None = None) -> Tensor:
-        """(B, T, C) tokens in raster order over grid (height, width), normalised first if `norm` is given."""
+    def forward(
+        self,
+        x: Tensor,
+        grid: tuple[int, int],
+        norm_weight: Tensor | None = None,
+        norm_bias: Tensor | None = None,
+        norm_eps: float = 1e-5,
+    ) -> Tensor:
+        """Each token's channels mixed; arguments and result as `SpatialMix.forward`."""
         if self.token_shift is None:
-            x_k = x_r = x if norm is None else norm(x)
+            if norm_weight is not None:
+                x = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, norm_eps)
+            x_k = x_r = x
         else:
-            share = shares_of_shifted(self.mix_k, self.mix_r)
-            x_k, x_r = self.token_shift.mix(x, share, grid, norm=norm, backend=self.backend)
-        return sigmoid_gate(self.receptance(x_r), self._feed_forward(x_k), backend=self.backend)
+            share = shares_of_shifted([self.mix_k, self.mix_r])
+            x_k, x_r = self.token_shift.mix(
+                x,
+                share,
+                grid,
+                norm_weight=norm_weight,
+                norm_bias=norm_bias,
+                norm_eps=norm_eps,
+                backend=self.backend,
+            )
+        return sigmoid_gate(self.receptance(x_r), self._feed_forward(x_k), self.backend)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self.value(self.key_norm(squared_relu(self.key(x))))
         rows = self._rows_at_once(x)
         if rows == 0:
-            return self.value(self.key_norm(squared_relu(self.key(x), inplace=True, backend=self.backend)))
+            return self.value(self.key_norm(squared_relu(self.key(x), self.backend)))
         y = x.new_empty(x.shape[0] * x.shape[1], self.value.out_features)
         for part, out in zip(x.flatten(0, 1).split(rows), y.split(rows), strict=True):
-            out.copy_(self.value(self.key_norm(squared_relu(self.key(part), inplace=True, backend=self.backend))))
+            out.copy_(self.value(self.key_norm(squared_relu(self.key(part), self.backend))))
         return y.view(*x.shape[:2], -1)
 
     def _rows_at_once(self, x: Tensor) -> int:

@@ -2,12 +2,13 @@
 
 import torch
 import torch.nn.functional as F
-from timm.layers import to_2tuple
+from timm.layers import register_notrace_module, to_2tuple
 from torch import Tensor, nn
 
-from vrwkv.ops import extract_patches
+from vrwkv.layers.scriptable_ops import extract_patches
 
 
+@register_notrace_module
 class PatchEmbed(nn.Module):
     """Linear embedding of non-overlapping patches.
 
@@ -19,6 +20,7 @@ class PatchEmbed(nn.Module):
         patch_size: in pixels.
         in_chans: input channels.
         embed_dim: channels of a token.
+        strict_img_size: refuse images of another size than `img_size`.
         device, dtype: of the parameters.
     """
 
@@ -28,6 +30,7 @@ class PatchEmbed(nn.Module):
         patch_size: int | tuple[int, int] = 16,
         in_chans: int = 3,
         embed_dim: int = 192,
+        strict_img_size: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -35,6 +38,7 @@ class PatchEmbed(nn.Module):
         self.img_size: tuple[int, int] = to_2tuple(img_size)
         self.patch_size: tuple[int, int] = to_2tuple(patch_size)
         self.in_chans = in_chans
+        self.strict_img_size = strict_img_size
         self.proj = nn.Conv2d(in_chans, embed_dim, self.patch_size, self.patch_size, device=device, dtype=dtype)
 
     @property
@@ -58,7 +62,10 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, in_chans, H, W) pixels -> (B, T, embed_dim) tokens in raster order, and their grid (height, width)."""
         if x.ndim != 4 or x.shape[1] != self.in_chans:
-            raise ValueError(f"images must have shape (B, {self.in_chans}, H, W), not {tuple(x.shape)}")
+            raise ValueError(f"images must have shape (B, {self.in_chans}, H, W), not {list(x.shape)}")
+        size = (x.shape[2], x.shape[3])
+        if self.strict_img_size and size != self.img_size:
+            raise ValueError(f"images must be {self.img_size} pixels with dynamic_img_size=False, not {size}")
         patch_height, patch_width = self.patch_size
         # Not `-size % patch`: Inductor has no remainder of negative symbols.
         missing_width = (patch_width - x.shape[3] % patch_width) % patch_width

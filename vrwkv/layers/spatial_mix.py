@@ -3,16 +3,20 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
+from torch.jit import Final
 
 from vrwkv.layers.initialisation import fancy_bonus, fancy_decay, fancy_mix
+from vrwkv.layers.scriptable_ops import bi_wkv, bi_wkv_published, sigmoid_gate
 from vrwkv.layers.token_shift import TokenShift, shares_of_shifted
-from vrwkv.ops import bi_wkv, bi_wkv_published, sigmoid_gate
 
 INIT_MODES = ("fancy", "local", "global")
 FORMULAS = ("paper", "published")
 
 
+@register_notrace_module
 class SpatialMix(nn.Module):
     """The token mixer of VRWKV-T/S/B/L (arXiv 2403.02308, section 3; released class VRWKV_SpatialMix).
 
@@ -31,6 +35,8 @@ class SpatialMix(nn.Module):
         backend: backend of the ops; by default the best that can run.
         device, dtype: of the parameters.
     """
+
+    follows_paper: Final[bool]
 
     def __init__(
         self,
@@ -54,7 +60,7 @@ class SpatialMix(nn.Module):
             raise ValueError(f"formula must be one of {FORMULAS}, not {formula!r}")
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.layer, self.depth, self.init_mode = layer, depth, init_mode
-        self.formula, self.backend = formula, backend
+        self.formula, self.follows_paper, self.backend = formula, formula == "paper", backend
         self.token_shift = TokenShift(1, shift_pixel, channel_gamma) if shift_pixel > 0 else None
         self.decay = nn.Parameter(torch.empty(dim, **factory))
         self.bonus = nn.Parameter(torch.empty(dim, **factory))
@@ -88,18 +94,44 @@ class SpatialMix(nn.Module):
                 else:
                     mix.fill_(1.0 if self.init_mode == "local" else 0.5)
 
-    def forward(self, x: Tensor, grid: tuple[int, int], norm: nn.Module | None = None) -> Tensor:
-        """(B, T, C) tokens in raster order over grid (height, width), normalised first if `norm` is given."""
+    def forward(
+        self,
+        x: Tensor,
+        grid: tuple[int, int],
+        norm_weight: Tensor | None = None,
+        norm_bias: Tensor | None = None,
+        norm_eps: float = 1e-5,
+    ) -> Tensor:
+        """Tokens mixed with each other.
+
+        Args:
+            x: (B, T, C) tokens in raster order; those after the grid (class tokens) are not shifted.
+            grid: (height, width) in tokens.
+            norm_weight, norm_bias, norm_eps: of a layer norm to apply to `x` first, in one pass with the token shift.
+
+        Returns:
+            (B, T, C).
+        """
         if self.token_shift is None:
-            x_k = x_v = x_r = x if norm is None else norm(x)
+            if norm_weight is not None:
+                x = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, norm_eps)
+            x_k = x_v = x_r = x
         else:
-            share = shares_of_shifted(self.mix_k, self.mix_v, self.mix_r)
-            x_k, x_v, x_r = self.token_shift.mix(x, share, grid, norm=norm, backend=self.backend)
+            share = shares_of_shifted([self.mix_k, self.mix_v, self.mix_r])
+            x_k, x_v, x_r = self.token_shift.mix(
+                x,
+                share,
+                grid,
+                norm_weight=norm_weight,
+                norm_bias=norm_bias,
+                norm_eps=norm_eps,
+                backend=self.backend,
+            )
         k, v, gate = self.key(x_k), self.value(x_v), self.receptance(x_r)
-        if self.formula == "paper" and isinstance(self.key_norm, nn.Identity):
-            return self.output(bi_wkv(self.decay, self.bonus, k, v, gate=gate, backend=self.backend))
-        if self.formula == "published":
+        if not self.follows_paper:
             y = bi_wkv_published(self.decay, self.bonus, k, v)
+        elif isinstance(self.key_norm, nn.Identity):
+            return self.output(bi_wkv(self.decay, self.bonus, k, v, gate, self.backend))
         else:
             y = bi_wkv(self.decay, self.bonus, k, v, backend=self.backend)
         return self.output(sigmoid_gate(gate, self.key_norm(y), backend=self.backend))

@@ -3,16 +3,19 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from vrwkv.layers.initialisation import fancy_bonus6, fancy_decay, fancy_mix
+from vrwkv.layers.scriptable_ops import bi_wkv6, head_norm_gate, tanh
 from vrwkv.layers.token_shift import SequenceShift, TokenShift
-from vrwkv.ops import bi_wkv6, head_norm_gate, tanh
 
 MIX_RANK = 32
 DECAY_RANK = 64
 
 
+@register_notrace_module
 class SpatialMix6(nn.Module):
     """The token mixer of VRWKV6-T/S/B and of RWKV-CLIP's image tower (released classes VRWKV_SpatialMix_V6).
 
@@ -93,40 +96,45 @@ class SpatialMix6(nn.Module):
         for low_rank in (self.mix_down, self.mix_up, self.decay_down, self.decay_up):
             nn.init.uniform_(low_rank, -1e-4, 1e-4)
 
-    def forward(self, x: Tensor, grid: tuple[int, int], norm: nn.Module | None = None) -> Tensor:
-        """(B, T, C) tokens in raster order over grid (height, width), normalised first if `norm` is given."""
-        if norm is not None:
-            x = norm(x)
+    def forward(
+        self,
+        x: Tensor,
+        grid: tuple[int, int],
+        norm_weight: Tensor | None = None,
+        norm_bias: Tensor | None = None,
+        norm_eps: float = 1e-5,
+    ) -> Tensor:
+        """Tokens mixed with each other; arguments and result as `SpatialMix.forward`."""
+        if norm_weight is not None:
+            x = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, norm_eps)
         first = self.token_shift.mix(x, self.mix_x[None], grid, backend=self.backend)[0]
-        low_rank = (
-            tanh(first @ self.mix_down, inplace=True, backend=self.backend).flatten(0, 1).unflatten(-1, (5, MIX_RANK))
-        )
+        low_rank = tanh(first @ self.mix_down, self.backend).flatten(0, 1).unflatten(-1, self.mix_up.shape[:2])
         corrections = torch.bmm(low_rank.transpose(0, 1), self.mix_up).unflatten(1, x.shape[:2])
         share = torch.stack((self.mix_w, self.mix_k, self.mix_v, self.mix_r, self.mix_g))
         x_w, x_k, x_v, x_r, x_g = self.token_shift.mix(
             x, share, grid, correction=corrections.to(x.dtype), backend=self.backend
         )
         w = self._decays(x_w)
+        heads = (self.num_heads, -1)
         r, k, v, w = (
-            tensor.unflatten(-1, (self.num_heads, -1))
-            for tensor in (self.receptance(x_r), self.key(x_k), self.value(x_v), w)
+            tensor.unflatten(-1, heads) for tensor in (self.receptance(x_r), self.key(x_k), self.value(x_v), w)
         )
         gate = self.gate(x_g)
-        y = self.key_norm(bi_wkv6(r, k, v, w, self.bonus, backend=self.backend).flatten(2))
+        y = self.key_norm(bi_wkv6(r, k, v, w, self.bonus, self.backend).flatten(2))
         gated = head_norm_gate(
             y,
             gate.to(y.dtype),  # autocast leaves a key norm in float32
             self.head_norm.weight,
             self.head_norm.bias,
-            num_heads=self.num_heads,
-            eps=self.norm_eps,
-            backend=self.backend,
+            self.num_heads,
+            self.norm_eps,
+            self.backend,
         )
         return self.output(gated)
 
     def _decays(self, x: Tensor) -> Tensor:
         """w (B, T, C): `decay` plus a low-rank correction computed from the mixture (B, T, C)."""
-        low_rank = tanh(x @ self.decay_down, inplace=True, backend=self.backend)
+        low_rank = tanh(x @ self.decay_down, self.backend)
         if low_rank.dtype != self.decay.dtype:  # under autocast the sum keeps the dtype of `decay`
             return self.decay + low_rank @ self.decay_up
         return torch.addmm(self.decay, low_rank.flatten(0, 1), self.decay_up).unflatten(0, x.shape[:2])

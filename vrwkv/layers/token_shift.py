@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vrwkv.layers.hooks import has_hooks
-from vrwkv.ops import bi_shift, bi_shift_mix, q_shift, shift_mix
+from vrwkv.layers.scriptable_ops import shift_mix
+from vrwkv.ops import bi_shift, bi_shift_mix, q_shift
 
 
-def shares_of_shifted(*own_shares: Tensor) -> Tensor:
+def shares_of_shifted(own_shares: list[Tensor]) -> Tensor:
     """What is left for the shifted token where `own_shares` (C,) weigh the token itself: (M, C)."""
     return torch.stack(own_shares).neg_().add_(1)
 
@@ -29,6 +29,7 @@ class TokenShift(nn.Module):
         self.shift_pixel = shift_pixel
         self.channel_gamma = channel_gamma
 
+    @torch.jit.ignore
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, T, C) with T ≥ height · width -> (B, T, C)."""
         num_patches = grid[0] * grid[1]
@@ -42,33 +43,28 @@ class TokenShift(nn.Module):
         x: Tensor,
         share: Tensor,
         grid: tuple[int, int],
-        *,
         correction: Tensor | None = None,
-        norm: nn.Module | None = None,
+        norm_weight: Tensor | None = None,
+        norm_bias: Tensor | None = None,
+        norm_eps: float = 1e-5,
         backend: str | None = None,
-    ) -> tuple[Tensor, ...]:
-        """Mixtures of `norm(x)` with its shifted self in one pass: x (B, T, C), share (M, C) -> M times (B, T, C).
+    ) -> list[Tensor]:
+        """Mixtures of `x` with its shifted self in one pass: x (B, T, C), share (M, C) -> M times (B, T, C).
 
-        Args:
-            x, share, grid, correction, backend: as in `vrwkv.ops.shift_mix`.
-            norm: applied first; a plain LayerNorm is fused with the rest.
+        Arguments as in `vrwkv.ops.shift_mix`.
         """
-        options: dict[str, Any] = {}
-        if norm is not None:
-            if is_plain_layer_norm(norm):
-                options = {"norm_weight": norm.weight, "norm_bias": norm.bias, "norm_eps": norm.eps}
-            else:
-                x = norm(x)
         return shift_mix(
             x,
             share,
             grid,
-            correction=correction,
-            num_heads=self.num_heads,
-            shift=self.shift_pixel,
-            gamma=self.channel_gamma,
-            backend=backend,
-            **options,
+            correction,
+            norm_weight,
+            norm_bias,
+            norm_eps,
+            self.num_heads,
+            self.shift_pixel,
+            self.channel_gamma,
+            backend,
         )
 
     def extra_repr(self) -> str:
@@ -106,8 +102,3 @@ class SequenceShift(nn.Module):
     def extra_repr(self) -> str:
         """Settings shown when the module is printed."""
         return f"num_heads={self.num_heads}"
-
-
-def is_plain_layer_norm(norm: nn.Module) -> bool:
-    """Whether `norm` is a LayerNorm over channels and nothing else, hooks included, depends on its being called."""
-    return type(norm) is nn.LayerNorm and norm.weight is not None and norm.bias is not None and not has_hooks(norm)

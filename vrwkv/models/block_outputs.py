@@ -1,7 +1,7 @@
 """Outputs of inner blocks as features for other models: in timm's form, and in the published one for segmentation."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.models._features import feature_take_indices
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 class BlockOutputs(nn.Module):
     """What a stack of blocks over a patch grid offers beside its final features; the base of `VisionRWKV`."""
 
-    blocks: nn.ModuleList
-    norm: nn.Module
-    cls_token: nn.Parameter | None
+    if TYPE_CHECKING:  # TorchScript reads annotations of classes, and knows no such types
+        blocks: nn.ModuleList
+        norm: nn.Module
+        cls_token: nn.Parameter | None
 
     def _embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         raise NotImplementedError
@@ -21,6 +22,7 @@ class BlockOutputs(nn.Module):
     def _run_block(self, block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
         raise NotImplementedError
 
+    @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier; given by the model."""
         raise NotImplementedError
@@ -35,7 +37,7 @@ class BlockOutputs(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
         output_dict: bool = False,
-    ) -> Any:
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]] | dict[str, Any]:
         """Outputs of chosen blocks, as timm's vision transformers give them.
 
         Args:
@@ -49,20 +51,27 @@ class BlockOutputs(nn.Module):
             output_dict: return a dict with `image_intermediates` and `image_features`.
         """
         if output_fmt not in ("NCHW", "NLC"):
-            raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', not {output_fmt!r}")
+            raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', not '{output_fmt}'")
         wanted, last = feature_take_indices(len(self.blocks), indices)
         x, grid = self._embed(x)
-        outputs = []
-        for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
-            x = self._run_block(block, x, grid)
+        outputs: list[Tensor] = []
+        for index, block in enumerate(self.blocks):
+            if index <= last or not stop_early:
+                x = block(x, grid) if torch.jit.is_scripting() else self._run_block(block, x, grid)
             if index in wanted:
                 tokens = self.norm(x) if norm else x
                 tokens = tokens if self.cls_token is None else tokens[:, :-1]
                 outputs.append(_to_map(tokens, grid) if output_fmt == "NCHW" else tokens)
+        named: dict[str, Any] = {"image_intermediates": outputs}
         if intermediates_only:
-            return {"image_intermediates": outputs} if output_dict else outputs
+            if output_dict:
+                return named
+            return outputs
         x = self.norm(x)
-        return {"image_intermediates": outputs, "image_features": x} if output_dict else (x, outputs)
+        if output_dict:
+            named["image_features"] = x
+            return named
+        return x, outputs
 
     def forward_maps(self, x: Tensor, out_indices: int | Sequence[int] = -1) -> tuple[Tensor, ...]:
         """Feature maps under the published rule: the final norm is applied after the last block only.

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vrwkv.layers import Block, PatchEmbed
 from vrwkv.models.block_outputs import BlockOutputs
+from vrwkv.models.model_arguments import record_input_size
 from vrwkv.models.position import resample_position_embedding
 from vrwkv.models.published import accept_published_keys
 
@@ -90,7 +91,7 @@ class VisionRWKV(BlockOutputs):
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.num_classes = num_classes
         self.global_pool = self._checked_pool(global_pool, class_token)
-        self.num_features = self.embed_dim = embed_dim
+        self.num_features = self.embed_dim = self.head_hidden_size = embed_dim
         self.head_hidden_dim = head_hidden_dim
         self.in_chans = in_chans
         self.num_prefix_tokens = 0
@@ -98,7 +99,7 @@ class VisionRWKV(BlockOutputs):
         self.weight_init = weight_init
         self.grad_checkpointing = False
 
-        self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim, **factory)
+        self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim, not dynamic_img_size, **factory)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches, embed_dim, **factory))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim, **factory)) if class_token else None
         self.pos_drop = nn.Dropout(pos_drop_rate)
@@ -131,8 +132,7 @@ class VisionRWKV(BlockOutputs):
         self.norm = nn.LayerNorm(embed_dim, **factory) if final_norm else nn.Identity()
         self.head_drop = nn.Dropout(drop_rate)
         self.head = self._build_head(**factory)
-        if weight_init == "published":
-            self.init_weights()
+        self.init_weights(needs_reset=False)
         self.register_load_state_dict_pre_hook(accept_published_keys)
 
     @staticmethod
@@ -145,12 +145,10 @@ class VisionRWKV(BlockOutputs):
 
     def _build_head(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> nn.Module:
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.head_hidden_size = self.embed_dim
         if self.num_classes == 0:
             return nn.Identity()
         if self.head_hidden_dim is None:
             return nn.Linear(self.embed_dim, self.num_classes, **factory)
-        self.head_hidden_size = self.head_hidden_dim
         return nn.Sequential(
             nn.Linear(self.embed_dim, self.head_hidden_dim, **factory),
             nn.Tanh(),
@@ -158,9 +156,24 @@ class VisionRWKV(BlockOutputs):
         )
 
     @torch.jit.ignore
-    def init_weights(self) -> None:
-        """Matrices normal with deviation 0.02 (cut at ±2), biases 0; norms, mixes and patch embedding keep theirs."""
-        self.apply(_init_linear)
+    def init_weights(self, needs_reset: bool = True) -> None:
+        """Give every parameter its starting value, as after construction; also for a model moved off the meta device.
+
+        Args:
+            needs_reset: False leaves everything that starts as its module's constructor set it, and changes only the
+                matrices that `weight_init` "published" starts otherwise: normal with deviation 0.02 (cut at ±2),
+                biases 0.
+        """
+        if needs_reset:
+            for start_at_zero in (self.pos_embed, self.cls_token):
+                if start_at_zero is not None:
+                    nn.init.zeros_(start_at_zero)
+            for module in self.modules():
+                for method in ("reset_parameters", "reset_mix_parameters"):
+                    if hasattr(module, method):
+                        getattr(module, method)()
+        if self.weight_init == "published":
+            self.apply(_init_linear)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -186,6 +199,7 @@ class VisionRWKV(BlockOutputs):
         """The classifier, an Identity when there is none."""
         return self.head
 
+    @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a fresh one for `num_classes` (0: none) and, if given, the pooling."""
         if global_pool is not None:
@@ -194,6 +208,7 @@ class VisionRWKV(BlockOutputs):
         self.head = self._build_head(self.pos_embed.device, self.pos_embed.dtype)
         if self.weight_init == "published":
             self.head.apply(_init_linear)
+        self.head.train(self.training)
 
     @torch.jit.ignore
     def set_input_size(
@@ -217,11 +232,9 @@ class VisionRWKV(BlockOutputs):
             with torch.no_grad():
                 resized = resample_position_embedding(self.pos_embed, old_grid, self.patch_embed.grid_size)
             self.pos_embed = nn.Parameter(resized.contiguous(), requires_grad=self.pos_embed.requires_grad)
+        record_input_size(self, self.patch_embed.img_size, self.patch_embed.patch_size)
 
     def _embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        size, native = tuple(x.shape[-2:]), self.patch_embed.img_size
-        if not self.dynamic_img_size and size != native:
-            raise ValueError(f"images must be {native} pixels with dynamic_img_size=False, not {size}")
         x, grid = self.patch_embed(x)
         x = x + resample_position_embedding(self.pos_embed, self.patch_embed.grid_size, grid)
         if self.cls_token is not None:
@@ -237,7 +250,7 @@ class VisionRWKV(BlockOutputs):
         """(B, in_chans, H, W) images -> (B, T, C) tokens after the final norm; a class token comes last."""
         x, grid = self._embed(x)
         for block in self.blocks:
-            x = self._run_block(block, x, grid)
+            x = block(x, grid) if torch.jit.is_scripting() else self._run_block(block, x, grid)
         return self.norm(x)
 
     def pool(self, x: Tensor) -> Tensor:
@@ -253,11 +266,9 @@ class VisionRWKV(BlockOutputs):
         return mean if self.global_pool == "avg" else 0.5 * (mean + patches.amax(1))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, T, C) tokens -> (B, num_classes), or the pooled features before the last linear layer."""
+        """(B, T, C) tokens -> (B, num_classes), or, before the classifier, (B, head_hidden_size) pooled features."""
         x = self.head_drop(self.pool(x))
-        if not pre_logits:
-            return self.head(x)
-        return self.head[:-1](x) if isinstance(self.head, nn.Sequential) else x
+        return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) images -> (B, num_classes), or pooled features (B, C) without a classifier."""
