@@ -1,1 +1,5 @@
-"""Backbones and towers as files that run without this package: torch.export, AOTInductor, ONNX."""
+"""Models as files that run without vrwkv: torch.export programs, AOTInductor packages and ONNX."""
+
+from vrwkv.export.tower import Tower, image_tower
+
+__all__ = ["Tower", "image_tower"]

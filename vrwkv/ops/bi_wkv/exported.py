@@ -45,7 +45,7 @@ def bi_wkv_exported(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor) -> Tenso
         chunk = chunk_size(num_tokens)
         count = (num_tokens + chunk - 1) // chunk
     else:
-        chunk = math.ceil(num_tokens**0.5)  # not sqrt, which has no name that the ONNX exporter knows
+        chunk = math.trunc(num_tokens**0.5) + 1  # sqrt has no name in the ONNX exporter, ceil none in saved programs
         count = num_tokens // chunk + 1  # always some padding: none would have to be told apart by a guard
     padding = count * chunk - num_tokens
     weights = chunk_weights(decay / num_tokens, bonus / num_tokens, chunk, count)

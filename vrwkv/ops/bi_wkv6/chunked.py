@@ -14,8 +14,6 @@ from torch import Tensor
 
 CHUNK = 16
 RADIX = 16  # chunks that one level of the scan over chunks walks through one after another
-EXPORT_LEVELS = 3  # levels unrolled when the number of tokens is symbolic: up to CHUNK · RADIX³ tokens
-EXPORT_LAST_STEPS = RADIX + 2  # steps of the last level: what 16³ chunks leave, with the spare one of every level
 LARGEST_EXPONENT = 80.0  # exp(-exp(80)) is 0 in every dtype; beyond it exp itself overflows
 HALVES = tuple(CHUNK >> level for level in range(1, CHUNK.bit_length()))  # 8, 4, 2, 1
 
@@ -50,8 +48,6 @@ def split_into_chunks(r: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Chunks:
 def to_chunks(tensor: Tensor) -> Tensor:
     """(B, T, H, N) -> (B, H, n, c, N), padded with zeros to whole chunks."""
     count = (tensor.shape[1] + CHUNK - 1) // CHUNK
-    if not isinstance(count, int):
-        count += 1  # a spare chunk: a symbol that could be 1 would have to be told apart from those that broadcast
     padded = F.pad(tensor, (0, 0, 0, 0, 0, count * CHUNK - tensor.shape[1]))
     return padded.unflatten(1, (-1, CHUNK)).permute(0, 3, 1, 2, 4)
 
@@ -85,28 +81,19 @@ def decay_to_border(log_decay: Tensor, half: int) -> Tensor:
     return torch.exp(torch.stack([_sum_after(first), _sum_before(second)], dim=4))
 
 
-def exclusive_decayed_sum(update: Tensor, decay: Tensor, levels: int | None = None) -> Tensor:
+def exclusive_decayed_sum(update: Tensor, decay: Tensor) -> Tensor:
     """State before each chunk, S_{j+1} = decay_j S_j + update_j from S_0 = 0.
 
     Args:
         update: (B, H, n, N, N) what each chunk adds.
         decay: (B, H, n, N) in [0, 1], applied to the rows of the state.
-        levels: how deep to recurse; by default as deep as n asks for.
 
     Returns:
         (B, H, n, N, N).
     """
     count = update.shape[2]
-    if levels is None and not isinstance(count, int):
-        torch._check(count <= RADIX**EXPORT_LEVELS + 1)
-        levels = EXPORT_LEVELS
-    single_group = levels == 1 if levels is not None else count <= RADIX
-    if single_group:
-        groups, steps = 1, count if levels is None else EXPORT_LAST_STEPS
-    else:
-        groups, steps = (count + RADIX - 1) // RADIX, RADIX
-        if levels is not None:
-            groups += 1  # spare, as in `to_chunks`
+    single_group = count <= RADIX
+    groups, steps = (1, count) if single_group else ((count + RADIX - 1) // RADIX, RADIX)
     padding = groups * steps - count
     update = F.pad(update, (0, 0, 0, 0, 0, padding)).unflatten(2, (-1, steps))
     decay = F.pad(decay, (0, 0, 0, padding), value=1.0).unflatten(2, (-1, steps))[..., None]
@@ -117,7 +104,7 @@ def exclusive_decayed_sum(update: Tensor, decay: Tensor, levels: int | None = No
         for step in range(1, steps):
             summary = decay[:, :, :, step] * summary + update[:, :, :, step]
             whole = whole * decay[:, :, :, step]
-        state = exclusive_decayed_sum(summary, whole[..., 0], None if levels is None else levels - 1)
+        state = exclusive_decayed_sum(summary, whole[..., 0])
     states = [state]
     for step in range(steps - 1):
         state = decay[:, :, :, step] * state + update[:, :, :, step]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vrwkv.ops.bi_wkv6.chunked import bi_wkv6_chunked, bi_wkv6_chunked_backward
+from vrwkv.ops.bi_wkv6.exported import bi_wkv6_exported
 from vrwkv.ops.bi_wkv6.operator import Gradients, differentiable_operator
 from vrwkv.ops.exporting import exporting
 from vrwkv.ops.packing import Packing
@@ -16,7 +17,9 @@ def bi_wkv6_torch(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seql
     if exporting():
         if cu_seqlens is not None:
             raise ValueError("cu_seqlens cannot be exported: the number of packed sequences is data; export a batch")
-        return portable_forward(r, k, v, w, u, None)
+        compute = torch.promote_types(v.dtype, torch.float32)
+        with _without_autocast(v.device.type):
+            return bi_wkv6_exported(*(tensor.to(compute) for tensor in (r, k, v, w, u))).to(v.dtype)
     return _bi_wkv6(r, k, v, w, u, cu_seqlens)
 
 

@@ -1,0 +1,42 @@
+"""AOTInductor packages: a program compiled into a shared library for this kind of processor."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from vrwkv.errors import InputError
+
+
+def check_compiler() -> None:
+    """Raise an InputError where no C++ compiler is found; Inductor looks in $CXX and for g++ and clang++."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except (InvalidCxxCompiler, OSError):
+        raise InputError(
+            "--format aoti needs a C++ compiler and found none: install g++ or clang++, or name one in CXX; "
+            "onnx and torch_export need none"
+        ) from None
+
+
+def write_package(program: ExportedProgram, path: Path) -> None:
+    """Compile a program into `path`, which must end in .pt2.
+
+    Raises:
+        InputError: there is no C++ compiler.
+    """
+    check_compiler()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+
+
+def load_package(path: Path) -> Callable[[Tensor], Tensor]:
+    """The file as a function."""
+    return torch._inductor.aoti_load_package(str(path))
