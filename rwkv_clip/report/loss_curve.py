@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from rwkv_clip.evaluate.results import FRACTIONS
-from rwkv_clip.report.figure import new_figure, save_figure
 from vrwkv.errors import InputError
+from vrwkv.figure import new_figure, save_figure
 
 SMOOTH_FROM = 100
 """Number of points from which a running mean is drawn over the raw values."""

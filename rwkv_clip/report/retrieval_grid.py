@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from rwkv_clip.evaluate.retrieval import top_matches
-from rwkv_clip.report.figure import new_figure, save_figure, shorten
 from vrwkv.errors import InputError
+from vrwkv.figure import new_figure, save_figure, shorten
 
 RIGHT, WRONG = "#1b8a3a", "#c62828"
 

@@ -11,10 +11,10 @@ from sklearn.datasets import load_digits
 
 from rwkv_clip.evaluate.results import write_results
 from rwkv_clip.report import RetrievalExample, choose_examples, write_report
-from rwkv_clip.report.confusion_matrix import draw_confusion
 from rwkv_clip.report.loss_curve import curve, draw_loss, read_metrics, running_mean
 from rwkv_clip.report.retrieval_grid import RIGHT, WRONG, draw_retrieval
 from vrwkv.errors import InputError
+from vrwkv.evaluate.confusion_plot import draw_confusion
 
 NAMES = ["<b>", "a & b", "$\\frac$"]  # the last is no valid mathematics
 CONFUSION = torch.tensor([[9, 1, 0], [0, 0, 0], [3, 0, 7]])

@@ -1,5 +1,6 @@
 """The export command: what it writes, prints and refuses."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -39,7 +40,9 @@ def test_int8_file_and_its_cost(tmp_path: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     assert "1 × 3 × 48 × 48" in printed
     assert "9 linear layers as int8" in printed  # r, k, v, gate, output; key, receptance, value; head
-    assert "int8 against float on 32 random inputs: cosine similarity 0.99" in printed
+    cosine = re.search(r"int8 against float on 32 random inputs: cosine similarity ([\d.]+) \(least", printed)
+    assert cosine is not None, printed
+    assert 0.99 < float(cosine[1]) <= 1
     assert sum(tensor.data_type == onnx.TensorProto.UINT8 for tensor in onnx.load(path).graph.initializer) >= 9
     assert [entry.name for entry in tmp_path.iterdir()] == ["small.onnx"]
 

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from vrwkv.errors import InputError
-from vrwkv.evaluate.figure import new_figure, save_figure
+from vrwkv.figure import new_figure, save_figure
 
 ANNOTATE_UP_TO = 20
 """Number of classes up to which every cell shows its count."""

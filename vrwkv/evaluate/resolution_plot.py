@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vrwkv.errors import InputError
-from vrwkv.evaluate.figure import new_figure, save_figure
+from vrwkv.figure import new_figure, save_figure
 
 BLUE = "#1f5fa8"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vrwkv.evaluate.figure import new_figure, save_figure
+from vrwkv.figure import new_figure, save_figure
 
 ACCURACIES = {"top1": "held-out top-1", "top5": "held-out top-5", "train_top1": "training top-1"}
 BLUE, ORANGE, GREEN = "#1f5fa8", "#d9730d", "#2e7d4f"

@@ -3,6 +3,7 @@
 Each picture is two functions: one returns tensors, the other draws them. `images` prepares what they look at.
 """
 
+from vrwkv.figure import save_figure
 from vrwkv.visualize.backbone import build_backbone, load_backbone
 from vrwkv.visualize.decay_figure import draw_decay_maps
 from vrwkv.visualize.decay_map import DecayMap, decay_distance, decay_map
@@ -13,7 +14,6 @@ from vrwkv.visualize.effective_receptive_field import (
     sum_is_constant,
 )
 from vrwkv.visualize.feature_pca import PatchComponents, feature_pca
-from vrwkv.visualize.figure import save_figure
 from vrwkv.visualize.images import model_input, read_image, sample_files, square
 from vrwkv.visualize.patch_features import features_without_gradient, number_of_blocks, patch_features, patch_size
 from vrwkv.visualize.patch_grid import checked_patch, patch_at_pixel

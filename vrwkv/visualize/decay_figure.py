@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vrwkv.figure import new_figure
 from vrwkv.visualize.decay_map import DecayMap
-from vrwkv.visualize.figure import heading, new_figure
+from vrwkv.visualize.picture import heading
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from vrwkv.figure import new_figure
 from vrwkv.visualize.feature_pca import PatchComponents
-from vrwkv.visualize.figure import bare, heading, new_figure, show_picture
+from vrwkv.visualize.picture import bare, heading, show_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

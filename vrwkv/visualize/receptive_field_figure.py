@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from vrwkv.figure import new_figure
 from vrwkv.visualize.effective_receptive_field import area_share, cumulative_share
-from vrwkv.visualize.figure import heading, new_figure
+from vrwkv.visualize.picture import heading
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

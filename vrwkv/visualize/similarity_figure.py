@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from vrwkv.visualize.figure import bare, heading, new_figure, show_picture
+from vrwkv.figure import new_figure
+from vrwkv.visualize.picture import bare, heading, show_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

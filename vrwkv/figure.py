@@ -9,24 +9,35 @@ from vrwkv.atomic_write import atomic_write
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DOTS_PER_INCH = 120
+DOTS_PER_INCH = 130
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of the given size in inches, drawn by Agg, whose layout keeps labels from overlapping."""
+    """An empty figure of the given size in inches, drawn by Agg; a notebook shows it when a cell ends with it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
+    class ShownFigure(Figure):
+        """A figure that a notebook can show without pyplot or `%matplotlib inline`."""
+
+        def _repr_png_(self) -> bytes:
+            return png_of(self)
+
+    figure = ShownFigure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Write the figure as PNG, atomically, cut to what is drawn so that no label is clipped and no margin is empty."""
+def png_of(figure: "Figure") -> bytes:
+    """The figure as PNG, cut to what is drawn so that no label is clipped and no margin is empty."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.12)
-    atomic_write(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write the figure as PNG, atomically."""
+    atomic_write(path, png_of(figure))
 
 
 def shorten(text: str, width: int) -> str:
