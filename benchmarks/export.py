@@ -122,7 +122,7 @@ def render(machine: str, seconds: dict[str, dict[str, float]], differences: dict
 def main() -> None:
     """Compile, export, check, time, print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "docs" / "benchmarks")
     options = parser.parse_args()
