@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rwkv_clip.evaluate.embedding import ImageTextModel, Tokenizer, check_batch_size, evaluation_mode, unit_features
+from rwkv_clip.evaluate.embedding import ImageTextModel, Tokenizer, check_batch_size, unit_features
 from rwkv_clip.evaluate.prompts import Template
 from rwkv_clip.evaluate.zero_shot import class_embeddings
 from vrwkv.data.source import CorruptSample, open_image
 from vrwkv.errors import InputError
+from vrwkv.evaluate.mode import evaluation_mode
 
 
 def read_image(path: Path) -> Image.Image:

@@ -15,13 +15,14 @@ from rwkv_clip.data.config import SourceConfig
 from rwkv_clip.data.evaluation import RetrievalSet, retrieval_from_labels, retrieval_from_pairs
 from rwkv_clip.data.source import CaptionedImages
 from rwkv_clip.data.transform import ImageTransform
-from rwkv_clip.evaluate.embedding import embed_texts, evaluation_mode, progress, unit_features
+from rwkv_clip.evaluate.embedding import embed_texts, unit_features
 from rwkv_clip.evaluate.retrieval import RetrievalResult, image_text_retrieval
 from rwkv_clip.evaluate.zero_shot import ZeroShotResult, class_embeddings, zero_shot_classification
 from rwkv_clip.report import RetrievalExample, choose_examples
 from vrwkv.data import EvaluationLoader
 from vrwkv.data.skipped import Skipped
 from vrwkv.errors import InputError
+from vrwkv.evaluate.mode import evaluation_mode, progress
 
 
 @dataclass

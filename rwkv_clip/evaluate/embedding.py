@@ -5,16 +5,15 @@ ordinary CPU tensors (not inference tensors), so that a probe may be trained on 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vrwkv.errors import InputError
+from vrwkv.evaluate.mode import evaluation_mode, progress
 
-Item = TypeVar("Item")
 Tokenizer = Callable[[list[str]], Tensor]
 """Maps N strings to token ids (N, context_length), int64."""
 
@@ -39,29 +38,10 @@ class ImageTextModel(Protocol):
         """Every module of the model."""
 
 
-@contextmanager
-def evaluation_mode(model: ImageTextModel) -> Iterator[None]:
-    """Switch the model to evaluation and give every module its own mode back afterwards, also after an error."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def unit_features(encode: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device | str) -> Tensor:
     """Encode one batch and scale each feature vector to length 1: (B, D) float32 on the device, without gradient."""
     with torch.inference_mode():
         return F.normalize(encode(inputs.to(device, non_blocking=True)).float(), dim=-1)
-
-
-def progress(items: Iterable[Item], description: str, total: int | None = None) -> Iterable[Item]:
-    """The same items with a progress bar on standard error, which stays silent unless that is a terminal."""
-    from tqdm import tqdm
-
-    return tqdm(items, desc=description, total=total, disable=None, leave=False)
 
 
 def embed_images(

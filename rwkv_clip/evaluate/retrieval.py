@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rwkv_clip.evaluate.embedding import embed_images as embed_images
 from rwkv_clip.evaluate.embedding import embed_texts as embed_texts
-from rwkv_clip.evaluate.embedding import progress
 from vrwkv.errors import InputError
+from vrwkv.evaluate.mode import progress
 
 RECALL_AT = (1, 5, 10)
 

@@ -12,14 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rwkv_clip.evaluate.embedding import (
-    ImageTextModel,
-    Tokenizer,
-    check_batch_size,
-    evaluation_mode,
-    progress,
-    unit_features,
-)
+from rwkv_clip.evaluate.embedding import ImageTextModel, Tokenizer, check_batch_size, unit_features
 from rwkv_clip.evaluate.prompts import Template, check_prompts, render_prompt
 from vrwkv.errors import InputError
 from vrwkv.evaluate.classification import (
@@ -29,6 +22,7 @@ from vrwkv.evaluate.classification import (
     predicted_classes,
     target_ranks,
 )
+from vrwkv.evaluate.mode import evaluation_mode, progress
 
 
 @dataclass(frozen=True)

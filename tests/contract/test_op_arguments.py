@@ -12,7 +12,7 @@ each_argument = pytest.mark.parametrize(("op", "name"), ARGUMENTS, ids=[f"{op.na
 each_op = pytest.mark.parametrize("op", WKV_OPS, ids=lambda op: op.name)
 
 
-def refused(op: WkvOp, name: str, value: Any, message: str) -> None:
+def assert_refused(op: WkvOp, name: str, value: Any, message: str) -> None:
     """`op` with its argument `name` replaced is refused, naming that argument first."""
     arguments = dict(zip(op.arguments, op.draw(6, dtype=torch.float32), strict=True))
     arguments[name] = value
@@ -27,13 +27,13 @@ def argument(op: WkvOp, name: str) -> Tensor:
 
 @each_argument
 def test_wrong_number_of_axes(op: WkvOp, name: str) -> None:
-    refused(op, name, argument(op, name)[None], "must have shape")
-    refused(op, name, argument(op, name)[0], "must have shape")
+    assert_refused(op, name, argument(op, name)[None], "must have shape")
+    assert_refused(op, name, argument(op, name)[0], "must have shape")
 
 
 @each_argument
 def test_empty(op: WkvOp, name: str) -> None:
-    refused(op, name, argument(op, name)[:0], "must have shape")
+    assert_refused(op, name, argument(op, name)[:0], "must have shape")
 
 
 @pytest.mark.parametrize(
@@ -45,19 +45,19 @@ def test_any_axis_of_the_wrong_size(op: WkvOp, name: str) -> None:
     tensor = argument(op, name)
     for axis in range(tensor.ndim):
         wrong = torch.cat([tensor, tensor.narrow(axis, 0, 1)], axis)
-        refused(op, name, wrong, "must have shape")
+        assert_refused(op, name, wrong, "must have shape")
 
 
 @each_argument
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool, torch.complex64, torch.uint8], ids=str)
 def test_wrong_dtype(op: WkvOp, name: str, dtype: torch.dtype) -> None:
-    refused(op, name, argument(op, name).to(dtype), f"must be float64.*not {dtype}")
+    assert_refused(op, name, argument(op, name).to(dtype), f"must be float64.*not {dtype}")
 
 
 @each_argument
 def test_not_a_tensor(op: WkvOp, name: str) -> None:
-    refused(op, name, argument(op, name).tolist(), "must be a tensor, not list")
-    refused(op, name, None, "must be a tensor, not NoneType")
+    assert_refused(op, name, argument(op, name).tolist(), "must be a tensor, not list")
+    assert_refused(op, name, None, "must be a tensor, not NoneType")
 
 
 @each_argument
