@@ -103,7 +103,7 @@ def test_drop_path_acts_in_training_only(name: str) -> None:
     torch.testing.assert_close(model(x), build(name)(x))
     model.train()
     assert not torch.allclose(model(x), model(x))
-    assert not hasattr(model.blocks[0].drop_path1, "drop_prob")
+    assert model.blocks[0].drop_path1.drop_prob == 0
     assert model.blocks[1].drop_path1.drop_prob == model.blocks[1].drop_path2.drop_prob == 0.9
 
 

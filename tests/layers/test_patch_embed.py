@@ -15,7 +15,7 @@ def convolved(embed: PatchEmbed, x: torch.Tensor) -> torch.Tensor:
     [
         ((32, 32), 8, (4, 4)),
         ((33, 47), 8, (5, 6)),
-        ((3, 5), 8, (1, 1)),
+        ((8, 9), 8, (1, 2)),
         ((8, 30), (4, 10), (2, 3)),
         ((225, 230), 16, (15, 15)),
     ],
@@ -43,6 +43,12 @@ def test_zeros_are_added_at_the_right_and_bottom() -> None:
 def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"images must have shape \(B, 3, H, W\)"):
         PatchEmbed(8, 4)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("size", [(7, 8), (8, 3), (0, 8), (1, 1)])
+def test_an_image_smaller_than_a_patch_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=rf"at least one patch of 8 × 4 .* not {size[0]} × {size[1]}$"):
+        PatchEmbed((16, 16), (8, 4))(torch.zeros(1, 3, *size))
 
 
 def test_grid_and_ratio() -> None:

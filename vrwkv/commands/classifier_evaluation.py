@@ -10,6 +10,7 @@ import torch
 
 from vrwkv.data import EvaluationLoader
 from vrwkv.data.augmentation import LabelledTransform, evaluation_preprocess
+from vrwkv.data.native_resolution import collate_images
 from vrwkv.data.skipped import Skipped
 from vrwkv.data.source import LabelledSource
 from vrwkv.errors import InputError
@@ -20,7 +21,7 @@ from vrwkv.evaluate.confusion_plot import draw_confusion
 from vrwkv.evaluate.resolution import classify_at_resolutions
 from vrwkv.evaluate.resolution_plot import draw_resolutions
 from vrwkv.evaluate.results import read_results, write_results
-from vrwkv.objectives.classifier import Classifier, check_class_names
+from vrwkv.objectives.classifier import Classifier, check_class_names, image_format, load_classifier
 from vrwkv.objectives.classifier_config import ClassifierConfig
 from vrwkv.training.configuration import load_config
 
@@ -34,6 +35,29 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-workers", type=int, default=0, help="processes that decode images (default: 0)")
     parser.add_argument(
         "--max-corrupt-fraction", type=float, default=0.01, help="share of unreadable images to skip (default: 0.01)"
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="let images keep their own shape and size up to N patches (default: as the model was trained)",
+    )
+
+
+def load_model(options: argparse.Namespace, device: torch.device) -> Classifier:
+    """The classifier that the arguments of `add_model_arguments` name.
+
+    Raises:
+        InputError: as `load_classifier`, or --max-tokens for a model that cannot take images of different sizes.
+    """
+    classifier = load_classifier(options.run, device, options.model)
+    if options.max_tokens is None:
+        return classifier
+    if options.max_tokens < 1:
+        raise InputError(f"--max-tokens must be positive, got {options.max_tokens}")
+    packed = image_format(classifier.model, classifier.image.size, options.max_tokens)
+    return replace(
+        classifier, image=replace(classifier.image, max_tokens=packed.max_tokens, patch_size=packed.patch_size)
     )
 
 
@@ -124,6 +148,7 @@ def evaluation_loader(
         num_workers=num_workers,
         max_corrupt_fraction=max_corrupt_fraction,
         pin_memory=torch.cuda.is_available(),
+        collate=collate_images(classifier.image.max_tokens if size is None else None),
     )
 
 

@@ -8,6 +8,7 @@ from vrwkv.command import run_command
 from vrwkv.commands.classifier_evaluation import (
     ClassifierEvaluation,
     add_model_arguments,
+    load_model,
     record_classification,
     record_resolutions,
     results_folder,
@@ -18,7 +19,6 @@ from vrwkv.errors import InputError
 from vrwkv.evaluate.class_table import format_class_table
 from vrwkv.evaluate.classification import per_class_table
 from vrwkv.evaluate.results import format_results
-from vrwkv.objectives.classifier import load_classifier
 from vrwkv.training.configuration import load_config
 from vrwkv.training.distributed import choose_device
 
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
     if data is None:
         raise InputError(f"{options.run} names no evaluation set (evaluate.data): give --data kind=folder path=DIR")
     device = choose_device(options.device)
-    classifier = load_classifier(options.run, device, options.model)
+    classifier = load_model(options, device)
     evaluation = ClassifierEvaluation(
         classifier,
         build_labelled_source(data, classifier.num_classes),

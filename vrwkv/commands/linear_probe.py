@@ -11,6 +11,7 @@ from vrwkv.command import run_command
 from vrwkv.commands.classifier_evaluation import (
     add_model_arguments,
     evaluation_loader,
+    load_model,
     results_folder,
     run_config,
     with_skipped,
@@ -23,7 +24,7 @@ from vrwkv.evaluate.features import extract_features
 from vrwkv.evaluate.knn import knn_scores
 from vrwkv.evaluate.linear_probe import linear_probe
 from vrwkv.evaluate.results import format_results, write_results
-from vrwkv.objectives.classifier import Classifier, load_classifier
+from vrwkv.objectives.classifier import Classifier
 from vrwkv.training.configuration import load_config
 from vrwkv.training.distributed import choose_device
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
             "they must be the same, in the same order"
         )
     device = choose_device(options.device)
-    classifier = load_classifier(options.run, device, options.model)
+    classifier = load_model(options, device)
     train_features, train_labels, train_skipped = _features(classifier, train, device, options)
     features, labels, test_skipped = _features(classifier, test, device, options)
     num_classes = len(train.class_names)

@@ -15,6 +15,7 @@ from vrwkv.commands.classifier_evaluation import (
 )
 from vrwkv.data import TrainLoader, build_labelled_source
 from vrwkv.data.augmentation import LabelledTransform, training_preprocess
+from vrwkv.data.native_resolution import collate_images
 from vrwkv.data.source import LabelledSource
 from vrwkv.errors import InputError
 from vrwkv.evaluate.results import format_results, read_results, write_results
@@ -57,6 +58,7 @@ def train(config: ClassifierConfig) -> dict[str, Any]:
             classifier.num_classes,
             create_distillation(config.distillation, classifier, distributed.device),
             config.data.batch_size // distributed.world_size,
+            own_sizes=classifier.image.max_tokens is not None,
         )
         if distributed.is_main:
             _announce(classifier, len(source), loader, config)
@@ -136,6 +138,7 @@ def _loader(
         max_corrupt_fraction=config.data.max_corrupt_fraction,
         repeats=config.data.repeats,
         pin_memory=distributed.device.type == "cuda",
+        collate=collate_images(classifier.image.max_tokens),
     )
 
 
@@ -144,11 +147,14 @@ def _announce(classifier: Classifier, samples: int, loader: TrainLoader, config:
     total = sum(parameter.numel() for parameter in parameters)
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     steps = loader.steps_per_epoch
+    size = f"{classifier.image.size} pixels"
+    if classifier.image.max_tokens is not None:
+        size = f"their own sizes up to {classifier.image.max_tokens} patches"
     if classifier.starting_point:
         print(f"starting from {classifier.starting_point}")
     print(
         f"training {classifier.architecture} ({trained / 1e6:.2f} M of {total / 1e6:.2f} M parameters) on "
-        f"{samples} images of {classifier.num_classes} classes at {classifier.image.size} pixels, "
+        f"{samples} images of {classifier.num_classes} classes at {size}, "
         f"{config.train.epochs} epochs of {steps} {'step' if steps == 1 else 'steps'}, batch {loader.batch_size}",
         flush=True,
     )

@@ -10,6 +10,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 
+from vrwkv.data.native_resolution import CropWithinSequence, FitSequence
 from vrwkv.data.randomness import seeded_generators
 from vrwkv.errors import InputError
 
@@ -27,6 +28,10 @@ class ImageFormat:
     interpolation: str = "bicubic"
     crop_pct: float = 0.875
     """Share of the resized image that evaluation crops from its middle."""
+    max_tokens: int | None = None
+    """Images keep their shape and are at most so many patches large; None: all are squares of `size`."""
+    patch_size: tuple[int, int] = (16, 16)
+    """Height and width of a patch in pixels; matters with `max_tokens` only."""
 
 
 @dataclass
@@ -71,7 +76,9 @@ class AugmentationConfig:
 
 
 def training_preprocess(image_format: ImageFormat, augmentation: AugmentationConfig) -> Preprocess:
-    """timm's training transform: PIL image -> (3, size, size). It draws from the global generators.
+    """timm's training transform: PIL image -> (3, size, size), or (3, H, W) with `max_tokens`.
+
+    It draws from the global generators.
 
     Raises:
         InputError: a policy that timm does not know.
@@ -91,7 +98,16 @@ def training_preprocess(image_format: ImageFormat, augmentation: AugmentationCon
             interpolation=image_format.interpolation,
             mean=image_format.mean,
             std=image_format.std,
+            naflex=image_format.max_tokens is not None,
         )
+        if image_format.max_tokens is not None:
+            transform.transforms[0] = CropWithinSequence(
+                image_format.patch_size,
+                image_format.max_tokens,
+                augmentation.scale,
+                augmentation.ratio,
+                image_format.interpolation,
+            )
         # A policy's mistakes show only at its first image.
         with seeded_generators(np.random.SeedSequence(0)):
             transform(Image.new("RGB", (image_format.size, image_format.size)))
@@ -104,9 +120,13 @@ def training_preprocess(image_format: ImageFormat, augmentation: AugmentationCon
 
 
 def evaluation_preprocess(image_format: ImageFormat, size: int | None = None) -> Preprocess:
-    """timm's evaluation transform: resize, crop the middle, normalise; to another `size` than the format's if given."""
+    """timm's evaluation transform: resize, crop the middle, normalise; to another `size` than the format's if given.
+
+    With `max_tokens` and no `size` given, images are not cropped and keep their shape.
+    """
+    keeps_shape = image_format.max_tokens is not None and size is None
     size = size or image_format.size
-    return create_transform(
+    transform = create_transform(
         (3, size, size),
         is_training=False,
         interpolation=image_format.interpolation,
@@ -114,7 +134,14 @@ def evaluation_preprocess(image_format: ImageFormat, size: int | None = None) ->
         std=image_format.std,
         crop_pct=image_format.crop_pct,
         crop_mode="center",
+        naflex=keeps_shape,
     )
+    if keeps_shape:
+        assert image_format.max_tokens is not None
+        transform.transforms[0] = FitSequence(
+            image_format.patch_size, image_format.max_tokens, image_format.interpolation
+        )
+    return transform
 
 
 class LabelledTransform:

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from vrwkv.errors import InputError
 
 Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Tensor | int]]
 Batch = dict[str, Tensor]
+Collate = Callable[[list[Any]], dict[str, Any]]
 
 
 class TrainLoader:
@@ -40,7 +42,7 @@ class TrainLoader:
 
     Args:
         source: the samples.
-        transform: makes the tensors of one sample; results are stacked by torch's `default_collate`.
+        transform: makes the tensors of one sample; results become a batch by `collate`.
         batch_size: samples of a step over all processes.
         seed: not negative.
         num_workers: decoding processes; 0 decodes in this one.
@@ -50,6 +52,7 @@ class TrainLoader:
         shuffle: False keeps the order of the source.
         repeats: how often an epoch shows a sample.
         pin_memory: put batches into page-locked memory, for faster copies to a GPU.
+        collate: makes a batch of what `transform` returned for each sample; by default tensors are stacked.
 
     Raises:
         InputError: sizes that do not fit together; while iterating, too many corrupt samples.
@@ -69,6 +72,7 @@ class TrainLoader:
         shuffle: bool = True,
         repeats: int = 1,
         pin_memory: bool = False,
+        collate: Collate = default_collate,
     ) -> None:
         _check_counts(batch_size, num_workers)
         if repeats < 1:
@@ -94,6 +98,7 @@ class TrainLoader:
         self._local = range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._num_workers = num_workers
         self._pin_memory = pin_memory
+        self._collate = collate
         self._repeats = repeats
         self._random_order = shuffle
         self._drawn = 0
@@ -104,7 +109,7 @@ class TrainLoader:
         sampler = _Steps(
             start_step, stop_step, self.steps_per_epoch, self.batch_size, self._local, self._order, self._repeats
         )
-        for fetched in _fetch(self._dataset, sampler, self._num_workers, self._pin_memory):
+        for fetched in _fetch(self._dataset, sampler, self._num_workers, self._pin_memory, self._collate):
             if self._random_order:
                 self._drawn += fetched.drawn
                 self._drawn_corrupt += fetched.drawn_corrupt
@@ -126,6 +131,7 @@ class EvaluationLoader:
         num_workers: decoding processes; 0 decodes in this one.
         max_corrupt_fraction: share of corrupt samples to put up with.
         pin_memory: put batches into page-locked memory, for faster copies to a GPU.
+        collate: as for `TrainLoader`.
 
     Raises:
         InputError: impossible sizes; while iterating, too many corrupt samples.
@@ -140,6 +146,7 @@ class EvaluationLoader:
         num_workers: int = 0,
         max_corrupt_fraction: float = 0.01,
         pin_memory: bool = False,
+        collate: Collate = default_collate,
     ) -> None:
         _check_counts(batch_size, num_workers)
         self.batch_size = batch_size
@@ -148,6 +155,7 @@ class EvaluationLoader:
         self._dataset = _Samples(source, transform, 0, self._tolerance, substitute=False)
         self._num_workers = num_workers
         self._pin_memory = pin_memory
+        self._collate = collate
 
     def __len__(self) -> int:
         """Number of batches; one fewer arrives for each batch that holds nothing but corrupt samples."""
@@ -158,7 +166,7 @@ class EvaluationLoader:
         self.skipped = skipped = Skipped()
         order = EpochOrder(len(self._dataset.source), 0, shuffle=False)
         sampler = _Steps(0, len(self), len(self), self.batch_size, range(self.batch_size), order)
-        for fetched in _fetch(self._dataset, sampler, self._num_workers, self._pin_memory):
+        for fetched in _fetch(self._dataset, sampler, self._num_workers, self._pin_memory, self._collate):
             _account(fetched, skipped, self._tolerance)
             if fetched.batch is not None:
                 yield fetched.batch
@@ -211,7 +219,7 @@ class _Fetched:
     def pin_memory(self) -> "_Fetched":
         """Called by torch's DataLoader."""
         if self.batch is not None:
-            self.batch = {key: value.pin_memory() for key, value in self.batch.items()}
+            self.batch = {key: _pinned(value) for key, value in self.batch.items()}
         return self
 
 
@@ -254,10 +262,14 @@ class _Samples:
             return self.transform(sample, generator)
 
 
-def _collate(samples: list[_Fetched]) -> _Fetched:
+def _pinned(value: Any) -> Any:
+    return [item.pin_memory() for item in value] if isinstance(value, list) else value.pin_memory()
+
+
+def _collate(collate: Collate, samples: list[_Fetched]) -> _Fetched:
     present = [sample.batch for sample in samples if sample.batch is not None]
     return _Fetched(
-        batch=default_collate(present) if present else None,
+        batch=collate(present) if present else None,
         corrupt=[record for sample in samples for record in sample.corrupt],
         drawn=sum(sample.drawn for sample in samples),
         drawn_corrupt=sum(sample.drawn_corrupt for sample in samples),
@@ -265,13 +277,15 @@ def _collate(samples: list[_Fetched]) -> _Fetched:
     )
 
 
-def _fetch(dataset: _Samples, sampler: _Steps, num_workers: int, pin_memory: bool) -> Iterator[_Fetched]:
+def _fetch(
+    dataset: _Samples, sampler: _Steps, num_workers: int, pin_memory: bool, collate: Collate
+) -> Iterator[_Fetched]:
     return iter(
         DataLoader(
             dataset,  # type: ignore[arg-type]
             batch_sampler=sampler,  # type: ignore[arg-type]
             num_workers=num_workers,
-            collate_fn=_collate,
+            collate_fn=partial(_collate, collate),
             pin_memory=pin_memory,
             worker_init_fn=_start_worker,
             # Without a generator of its own, DataLoader draws a number from torch's global one.

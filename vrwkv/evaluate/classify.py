@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vrwkv.device import to_device
 from vrwkv.errors import InputError
 from vrwkv.evaluate.classification import (
     accuracy_within,
@@ -45,13 +47,14 @@ class ClassificationResult:
 
 
 def classify(
-    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], device: torch.device | str = "cpu"
+    model: nn.Module, batches: Iterable[Mapping[str, Any]], device: torch.device | str = "cpu"
 ) -> ClassificationResult:
     """Classify labelled images; of each, only the rank of the target and the prediction are kept.
 
     Args:
         model: on `device` already; images -> logits (B, C).
-        batches: each with "image" (B, 3, H, W), preprocessed, and "label" (B,).
+        batches: each with "image" (B, 3, H, W), preprocessed, or a list of B images for a model that packs them, and
+            "label" (B,).
         device: where images are moved to.
 
     Raises:
@@ -61,7 +64,7 @@ def classify(
     num_classes = 0
     with evaluation_mode(model), torch.inference_mode():
         for batch in progress(batches, "classifying"):
-            logits = model(batch["image"].to(device, non_blocking=True)).float().cpu()
+            logits = model(to_device(batch["image"], device)).float().cpu()
             labels = batch["label"].cpu().long()
             num_classes = logits.shape[1]
             ranks.append(target_ranks(logits, labels))

@@ -3,11 +3,13 @@
 from typing import Any
 
 import torch
-from timm.layers import DropPath, LayerScale
+from timm.layers import LayerScale
 from torch import Tensor, nn
 
 from vrwkv.layers.channel_mix import ChannelMix
+from vrwkv.layers.drop_path import DropPath
 from vrwkv.layers.hooks import has_hooks
+from vrwkv.layers.packing import Grid
 from vrwkv.layers.spatial_mix import SpatialMix
 from vrwkv.layers.spatial_mix6 import SpatialMix6
 
@@ -80,27 +82,27 @@ class Block(nn.Module):
         else:
             raise ValueError(f"mixer must be one of {MIXERS}, not {mixer!r}")
         self.ls1 = LayerScale(dim, init_values=init_values, **factory) if init_values is not None else nn.Identity()
-        self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.drop_path1 = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim, **factory)
         # The small term makes up for a ratio of integers that was rounded down.
         hidden_dim = int(mlp_ratio * dim + 1e-6)
         self.channel_mix = ChannelMix(dim, hidden_dim, num_heads=shift_heads, init_mode=init_mode, **shared)
         self.ls2 = LayerScale(dim, init_values=init_values, **factory) if init_values is not None else nn.Identity()
-        self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.drop_path2 = DropPath(drop_path)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, T, C) tokens in raster order over grid (height, width) -> (B, T, C)."""
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """(B, T, C) tokens in raster order over grid (height, width), or packed ones, -> the same shape."""
         if self.post_norm:
-            x = x + self.drop_path1(self.ls1(self.norm1(self.spatial_mix(x, grid))))
-            return x + self.drop_path2(self.ls2(self.norm2(self.channel_mix(x, grid))))
+            x = x + self.drop_path1(self.ls1(self.norm1(self.spatial_mix(x, grid))), grid)
+            return x + self.drop_path2(self.ls2(self.norm2(self.channel_mix(x, grid))), grid)
         if torch.jit.is_scripting():
-            x = x + self.drop_path1(self.ls1(self.spatial_mix(self.norm1(x), grid)))
-            return x + self.drop_path2(self.ls2(self.channel_mix(self.norm2(x), grid)))
-        x = x + self.drop_path1(self.ls1(_mix_normalised(self.spatial_mix, self.norm1, x, grid)))
-        return x + self.drop_path2(self.ls2(_mix_normalised(self.channel_mix, self.norm2, x, grid)))
+            x = x + self.drop_path1(self.ls1(self.spatial_mix(self.norm1(x), grid)), grid)
+            return x + self.drop_path2(self.ls2(self.channel_mix(self.norm2(x), grid)), grid)
+        x = x + self.drop_path1(self.ls1(_mix_normalised(self.spatial_mix, self.norm1, x, grid)), grid)
+        return x + self.drop_path2(self.ls2(_mix_normalised(self.channel_mix, self.norm2, x, grid)), grid)
 
 
-def _mix_normalised(mix: nn.Module, norm: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+def _mix_normalised(mix: nn.Module, norm: nn.Module, x: Tensor, grid: Grid) -> Tensor:
     """mix(norm(x)); the norm is left to the mix, which applies it in passing, unless somebody looks on.
 
     Tracers do, which have a stand-in for the tensor: features are taken after norms, too.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vrwkv.layers.hooks import has_hooks
 from vrwkv.layers.initialisation import fancy_mix
+from vrwkv.layers.packing import Grid
 from vrwkv.layers.scriptable_ops import sigmoid_gate, squared_relu
 from vrwkv.layers.token_shift import TokenShift, shares_of_shifted
 from vrwkv.ops.cpu_runtime.eager import runs_eagerly
@@ -81,7 +82,7 @@ class ChannelMix(nn.Module):
     def forward(
         self,
         x: Tensor,
-        grid: tuple[int, int],
+        grid: Grid,
         norm_weight: Tensor | None = None,
         norm_bias: Tensor | None = None,
         norm_eps: float = 1e-5,

@@ -6,6 +6,7 @@ from timm.layers import register_notrace_module, to_2tuple
 from torch import Tensor, nn
 
 from vrwkv.layers.scriptable_ops import extract_patches
+from vrwkv.ops.exporting import exporting
 
 
 @register_notrace_module
@@ -60,13 +61,25 @@ class PatchEmbed(nn.Module):
         return max(self.patch_size) if as_scalar else self.patch_size
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """(B, in_chans, H, W) pixels -> (B, T, embed_dim) tokens in raster order, and their grid (height, width)."""
+        """(B, in_chans, H, W) pixels -> (B, T, embed_dim) tokens in raster order, and their grid (height, width).
+
+        Raises:
+            ValueError: another number of channels or dimensions, an image smaller than a patch, or, where asked to
+                refuse it, an image of another size.
+        """
         if x.ndim != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f"images must have shape (B, {self.in_chans}, H, W), not {list(x.shape)}")
         size = (x.shape[2], x.shape[3])
         if self.strict_img_size and size != self.img_size:
             raise ValueError(f"images must be {self.img_size} pixels with dynamic_img_size=False, not {size}")
         patch_height, patch_width = self.patch_size
+        # An exported file fills up images of any size; a condition on a free size would bind it.
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript would compile an `and` whole
+            if not exporting() and (x.shape[2] < patch_height or x.shape[3] < patch_width):
+                raise ValueError(
+                    f"images must have at least one patch of {patch_height} × {patch_width} pixels (height × width), "
+                    f"not {size[0]} × {size[1]}"
+                )
         # Not `-size % patch`: Inductor has no remainder of negative symbols.
         missing_width = (patch_width - x.shape[3] % patch_width) % patch_width
         missing_height = (patch_height - x.shape[2] % patch_height) % patch_height

@@ -10,34 +10,53 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vrwkv.ops as ops
+from vrwkv.layers.packing import Grid, PackedGrids
 
 
 def bi_wkv(
-    decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, gate: Tensor | None = None, backend: str | None = None
+    decay: Tensor,
+    bonus: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gate: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    backend: str | None = None,
 ) -> Tensor:
     """As `vrwkv.ops.bi_wkv`."""
     if torch.jit.is_scripting():
-        return torch.ops.vrwkv.bi_wkv(decay, bonus, k, v, gate, None)
-    return ops.bi_wkv(decay, bonus, k, v, gate=gate, backend=backend)
+        return torch.ops.vrwkv.bi_wkv(decay, bonus, k, v, gate, cu_seqlens)
+    return ops.bi_wkv(decay, bonus, k, v, gate=gate, cu_seqlens=cu_seqlens, backend=backend)
 
 
 @torch.jit.ignore
-def bi_wkv_published(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def bi_wkv_published(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
     """As `vrwkv.ops.bi_wkv_published`; no operator, so scripted models that use it run but cannot be saved."""
-    return ops.bi_wkv_published(decay, bonus, k, v)
+    if cu_seqlens is None:
+        return ops.bi_wkv_published(decay, bonus, k, v)
+    lengths = cu_seqlens.diff().tolist()
+    images = zip(k.split(lengths, 1), v.split(lengths, 1), strict=True)
+    return torch.cat([ops.bi_wkv_published(decay, bonus, *image) for image in images], dim=1)
 
 
-def bi_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, backend: str | None = None) -> Tensor:
+def bi_wkv6(
+    r: Tensor,
+    k: Tensor,
+    v: Tensor,
+    w: Tensor,
+    u: Tensor,
+    cu_seqlens: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
     """As `vrwkv.ops.bi_wkv6`."""
     if torch.jit.is_scripting():
-        return torch.ops.vrwkv.bi_wkv6(r, k, v, w, u, None)
-    return ops.bi_wkv6(r, k, v, w, u, backend=backend)
+        return torch.ops.vrwkv.bi_wkv6(r, k, v, w, u, cu_seqlens)
+    return ops.bi_wkv6(r, k, v, w, u, cu_seqlens=cu_seqlens, backend=backend)
 
 
 def shift_mix(
     x: Tensor,
     share: Tensor,
-    grid: tuple[int, int],
+    grid: Grid,
     correction: Tensor | None = None,
     norm_weight: Tensor | None = None,
     norm_bias: Tensor | None = None,
@@ -47,14 +66,30 @@ def shift_mix(
     gamma: float = 0.25,
     backend: str | None = None,
 ) -> list[Tensor]:
-    """As `vrwkv.ops.shift_mix`."""
+    """As `vrwkv.ops.shift_mix`, and image by image where they are packed."""
     if torch.jit.is_scripting():
         head_dim = x.shape[2] // num_heads
         bounds = [int(head_dim * gamma * group) if shift > 0 else 0 for group in range(1, 5)]
         bounds.append(head_dim)
         return torch.ops.vrwkv.shift_mix(
-            x, share, correction, norm_weight, norm_bias, norm_eps, [grid[0], grid[1]], shift, bounds
+            x,
+            share,
+            correction,
+            norm_weight,
+            norm_bias,
+            norm_eps,
+            [grid[0], grid[1]],  # type: ignore[index]
+            shift,
+            bounds,
         )[0].unbind(0)
+    if isinstance(grid, PackedGrids):
+        settings = (norm_weight, norm_bias, norm_eps, num_heads, shift, gamma, backend)
+        parts = [None] * len(grid.grids) if correction is None else grid.split(correction, dim=2)
+        images = [
+            shift_mix(image, share, own_grid, part, *settings)
+            for image, own_grid, part in zip(grid.split(x), grid.grids, parts, strict=True)
+        ]
+        return [torch.cat(mixture, dim=1) for mixture in zip(*images, strict=True)]
     mixtures = ops.shift_mix(
         x,
         share,

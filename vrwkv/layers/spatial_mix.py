@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.jit import Final
 
 from vrwkv.layers.initialisation import fancy_bonus, fancy_decay, fancy_mix
+from vrwkv.layers.packing import Grid, boundaries
 from vrwkv.layers.scriptable_ops import bi_wkv, bi_wkv_published, sigmoid_gate
 from vrwkv.layers.token_shift import TokenShift, shares_of_shifted
 
@@ -97,7 +98,7 @@ class SpatialMix(nn.Module):
     def forward(
         self,
         x: Tensor,
-        grid: tuple[int, int],
+        grid: Grid,
         norm_weight: Tensor | None = None,
         norm_bias: Tensor | None = None,
         norm_eps: float = 1e-5,
@@ -106,7 +107,7 @@ class SpatialMix(nn.Module):
 
         Args:
             x: (B, T, C) tokens in raster order; those after the grid (class tokens) are not shifted.
-            grid: (height, width) in tokens.
+            grid: (height, width) in tokens; `vrwkv.layers.PackedGrids` where x (1, ΣT, C) holds images end to end.
             norm_weight, norm_bias, norm_eps: of a layer norm to apply to `x` first, in one pass with the token shift.
 
         Returns:
@@ -127,11 +128,12 @@ class SpatialMix(nn.Module):
                 norm_eps=norm_eps,
                 backend=self.backend,
             )
+        cu_seqlens = boundaries(grid)
         k, v, gate = self.key(x_k), self.value(x_v), self.receptance(x_r)
         if not self.follows_paper:
-            y = bi_wkv_published(self.decay, self.bonus, k, v)
+            y = bi_wkv_published(self.decay, self.bonus, k, v, cu_seqlens)
         elif isinstance(self.key_norm, nn.Identity):
-            return self.output(bi_wkv(self.decay, self.bonus, k, v, gate, self.backend))
+            return self.output(bi_wkv(self.decay, self.bonus, k, v, gate, cu_seqlens, self.backend))
         else:
-            y = bi_wkv(self.decay, self.bonus, k, v, backend=self.backend)
+            y = bi_wkv(self.decay, self.bonus, k, v, None, cu_seqlens, self.backend)
         return self.output(sigmoid_gate(gate, self.key_norm(y), backend=self.backend))

@@ -8,6 +8,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from vrwkv.layers.initialisation import fancy_bonus6, fancy_decay, fancy_mix
+from vrwkv.layers.packing import Grid, boundaries
 from vrwkv.layers.scriptable_ops import bi_wkv6, head_norm_gate, tanh
 from vrwkv.layers.token_shift import SequenceShift, TokenShift
 
@@ -99,7 +100,7 @@ class SpatialMix6(nn.Module):
     def forward(
         self,
         x: Tensor,
-        grid: tuple[int, int],
+        grid: Grid,
         norm_weight: Tensor | None = None,
         norm_bias: Tensor | None = None,
         norm_eps: float = 1e-5,
@@ -120,7 +121,7 @@ class SpatialMix6(nn.Module):
             tensor.unflatten(-1, heads) for tensor in (self.receptance(x_r), self.key(x_k), self.value(x_v), w)
         )
         gate = self.gate(x_g)
-        y = self.key_norm(bi_wkv6(r, k, v, w, self.bonus, self.backend).flatten(2))
+        y = self.key_norm(bi_wkv6(r, k, v, w, self.bonus, boundaries(grid), self.backend).flatten(2))
         gated = head_norm_gate(
             y,
             gate.to(y.dtype),  # autocast leaves a key norm in float32

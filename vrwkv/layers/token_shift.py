@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vrwkv.layers.packing import Grid
 from vrwkv.layers.scriptable_ops import shift_mix
 from vrwkv.ops import bi_shift, bi_shift_mix, q_shift
 
@@ -42,7 +43,7 @@ class TokenShift(nn.Module):
         self,
         x: Tensor,
         share: Tensor,
-        grid: tuple[int, int],
+        grid: Grid,
         correction: Tensor | None = None,
         norm_weight: Tensor | None = None,
         norm_bias: Tensor | None = None,
@@ -51,7 +52,7 @@ class TokenShift(nn.Module):
     ) -> list[Tensor]:
         """Mixtures of `x` with its shifted self in one pass: x (B, T, C), share (M, C) -> M times (B, T, C).
 
-        Arguments as in `vrwkv.ops.shift_mix`.
+        Arguments as in `vrwkv.ops.shift_mix`; with `PackedGrids`, each image is shifted over its own grid.
         """
         return shift_mix(
             x,
@@ -91,7 +92,7 @@ class SequenceShift(nn.Module):
         self,
         x: Tensor,
         share: Tensor,
-        grid: tuple[int, int] | None = None,
+        grid: Grid | None = None,
         *,
         correction: Tensor | None = None,
         backend: str | None = None,

@@ -7,6 +7,8 @@ import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from vrwkv.layers.packing import Grid
+
 
 class BlockOutputs(nn.Module):
     """What a stack of blocks over a patch grid offers beside its final features; the base of `VisionRWKV`."""
@@ -19,7 +21,7 @@ class BlockOutputs(nn.Module):
     def _embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         raise NotImplementedError
 
-    def _run_block(self, block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _run_block(self, block: nn.Module, x: Tensor, grid: Grid) -> Tensor:
         raise NotImplementedError
 
     @torch.jit.ignore

@@ -8,8 +8,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vrwkv.layers import Block, PatchEmbed
+from vrwkv.layers.packing import Grid
 from vrwkv.models.block_outputs import BlockOutputs
+from vrwkv.models.finite_pixels import check_finite_pixels
 from vrwkv.models.model_arguments import record_input_size
+from vrwkv.models.native_resolution import NativeResolution
 from vrwkv.models.position import resample_position_embedding
 from vrwkv.models.published import accept_published_keys
 
@@ -17,7 +20,7 @@ POOLS = ("", "avg", "max", "avgmax", "token")
 WEIGHT_INITS = ("published", "torch", "skip")
 
 
-class VisionRWKV(BlockOutputs):
+class VisionRWKV(BlockOutputs, NativeResolution):
     """Image backbone and classifier with linear-time token mixing (arXiv 2403.02308).
 
     Any image size works: the right and bottom are padded to whole patches, and the position embedding is resized
@@ -45,6 +48,7 @@ class VisionRWKV(BlockOutputs):
         class_token: append a learnt token after the patches, "bi_wkv6" only [with_cls_token].
         head_hidden_dim: width of a Linear-Tanh-Linear classifier, as in VRWKV-L; None for one linear layer.
         dynamic_img_size: accept images of another size than `img_size`.
+        check_finite: refuse images with NaN or infinite values, at the price of one look at every pixel.
         weight_init: matrices as published (normal, deviation 0.02), as torch initialises them ("torch"), or "skip".
         backend: backend of the mixer's op; by default the best that can run.
         device, dtype: of the parameters.
@@ -76,6 +80,7 @@ class VisionRWKV(BlockOutputs):
         head_hidden_dim: int | None = None,
         formula: str = "paper",
         dynamic_img_size: bool = True,
+        check_finite: bool = False,
         weight_init: str = "published",
         backend: str | None = None,
         device: torch.device | str | None = None,
@@ -96,6 +101,7 @@ class VisionRWKV(BlockOutputs):
         self.in_chans = in_chans
         self.num_prefix_tokens = 0
         self.dynamic_img_size = dynamic_img_size
+        self.check_finite = check_finite
         self.weight_init = weight_init
         self.grad_checkpointing = False
 
@@ -235,13 +241,15 @@ class VisionRWKV(BlockOutputs):
         record_input_size(self, self.patch_embed.img_size, self.patch_embed.patch_size)
 
     def _embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        if self.check_finite:
+            check_finite_pixels(x)
         x, grid = self.patch_embed(x)
         x = x + resample_position_embedding(self.pos_embed, self.patch_embed.grid_size, grid)
         if self.cls_token is not None:
             x = torch.cat([x, self.cls_token.expand(x.shape[0], -1, -1)], dim=1)
         return self.norm_pre(self.pos_drop(x)), grid
 
-    def _run_block(self, block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _run_block(self, block: nn.Module, x: Tensor, grid: Grid) -> Tensor:
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, x, grid, use_reentrant=False)
         return block(x, grid)
@@ -267,11 +275,20 @@ class VisionRWKV(BlockOutputs):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, T, C) tokens -> (B, num_classes), or, before the classifier, (B, head_hidden_size) pooled features."""
-        x = self.head_drop(self.pool(x))
+        return self.head_of_pooled(self.pool(x), pre_logits)
+
+    def head_of_pooled(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, C) pooled features -> (B, num_classes), or, before the classifier, (B, head_hidden_size)."""
+        x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) images -> (B, num_classes), or pooled features (B, C) without a classifier."""
+        """(B, in_chans, H, W) images -> (B, num_classes), or pooled features (B, C) without a classifier.
+
+        A list of images (in_chans, H, W) of different sizes goes through as one packed batch, see `forward_packed`.
+        """
+        if not torch.jit.is_scripting() and isinstance(x, (list, tuple)):
+            return self.forward_packed(x)
         return self.forward_head(self.forward_features(x))
 
 

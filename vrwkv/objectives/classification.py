@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from timm.data import Mixup
+from timm.data.naflex_mixup import NaFlexMixup
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from vrwkv.objectives.distillation import Distillation
 
 
 class ClassificationObjective:
-    """The loss of a classifier over batches with "image" (B, 3, H, W) and "label" (B,).
+    """The loss of a classifier over batches with "image" (B, 3, H, W), or a list of B images, and "label" (B,).
 
     The global generators decide how images are mixed, so in the training loop the mix is a function of seed, step and
     process. Each process mixes its own slice of a batch.
@@ -24,9 +25,10 @@ class ClassificationObjective:
         num_classes: number of classes C.
         distillation: a teacher's part of the loss, None for none.
         local_batch_size: images of a batch on this process, if known, to refuse early what cannot be mixed.
+        own_sizes: images come as lists, each of its own size; they are mixed where they overlap, as timm's NaFlex does.
 
     Raises:
-        InputError: mixing with an odd number of images.
+        InputError: mixing with an odd number of images, or in a mode that images of different sizes have not.
     """
 
     def __init__(
@@ -35,11 +37,14 @@ class ClassificationObjective:
         num_classes: int,
         distillation: Distillation | None = None,
         local_batch_size: int | None = None,
+        own_sizes: bool = False,
     ) -> None:
         self.num_classes = num_classes
         self.distillation = distillation
-        self.mixup = _mixup(config, num_classes) if config.mixes else None
-        if self.mixup is not None and local_batch_size is not None and local_batch_size % 2:
+        self.mixup: Mixup | NaFlexMixup | None = None
+        if config.mixes:
+            self.mixup = _mixup_of_own_sizes(config, num_classes) if own_sizes else _mixup(config, num_classes)
+        if isinstance(self.mixup, Mixup) and local_batch_size is not None and local_batch_size % 2:
             raise InputError(
                 f"Mixup and CutMix pair the images of a process, and data.batch_size leaves each {local_batch_size} of "
                 "them: make that number even"
@@ -50,8 +55,11 @@ class ClassificationObjective:
         """Loss of a batch; metrics: `train_top1` where images are not mixed, both parts where there is a teacher."""
         images, labels = batch["image"], batch["label"]
         targets = labels
-        if self.mixup is not None:
+        if isinstance(self.mixup, Mixup):
             images, targets = self.mixup(images.clone(), labels)  # it writes into the images it is given
+        elif self.mixup is not None:
+            images, mixed = self.mixup(images, labels)
+            targets = torch.stack(list(mixed))
         logits = model(images)
         with torch.autocast(logits.device.type, enabled=False):
             loss = self.criterion(logits.float(), targets)
@@ -77,6 +85,21 @@ def _mixup(config: LossConfig, num_classes: int) -> Mixup:
         mode=config.mix_mode,
         label_smoothing=config.label_smoothing,
         num_classes=num_classes,
+    )
+
+
+def _mixup_of_own_sizes(config: LossConfig, num_classes: int) -> NaFlexMixup:
+    if config.mix_mode != "batch":
+        raise InputError(
+            f"loss.mix_mode must be batch where images keep their sizes (model.max_tokens), not {config.mix_mode}"
+        )
+    return NaFlexMixup(
+        num_classes=num_classes,
+        mixup_alpha=config.mixup,
+        cutmix_alpha=config.cutmix,
+        prob=config.mix_probability,
+        switch_prob=config.mix_switch_probability,
+        label_smoothing=config.label_smoothing,
     )
 
 

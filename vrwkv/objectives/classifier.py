@@ -69,7 +69,8 @@ def create_classifier(
     if config.trainable == "head":
         freeze_backbone(model)
     names = None if class_names is None else list(class_names)
-    return Classifier(model, config.architecture, options, image_format(model, config.image_size), names, started)
+    image = image_format(model, config.image_size, config.max_tokens)
+    return Classifier(model, config.architecture, options, image, names, started)
 
 
 def freeze_backbone(model: Any) -> None:
@@ -173,8 +174,17 @@ def _build(architecture: str, options: Mapping[str, Any], image_size: int | None
     raise InputError(f"model {architecture} cannot be built: {reason}")
 
 
-def image_format(model: Any, image_size: int | None) -> ImageFormat:
-    """What a timm model expects of its images by its own account; `image_size` has the last word on their size."""
+def image_format(model: Any, image_size: int | None, max_tokens: int | None = None) -> ImageFormat:
+    """What a timm model expects of its images by its own account; `image_size` has the last word on their size.
+
+    Raises:
+        InputError: `max_tokens` for a model that cannot take images of different sizes at once.
+    """
+    if max_tokens is not None and not hasattr(model, "forward_packed"):
+        raise InputError(
+            f"images keep their own sizes (max_tokens={max_tokens}) with vrwkv models only, not with "
+            f"{type(model).__name__}"
+        )
     found = resolve_data_config(model=model)
     return ImageFormat(
         image_size or int(found["input_size"][-1]),
@@ -182,6 +192,8 @@ def image_format(model: Any, image_size: int | None) -> ImageFormat:
         tuple(float(value) for value in found["std"]),  # type: ignore[arg-type]
         str(found["interpolation"]),
         float(found["crop_pct"]),
+        max_tokens,
+        model.patch_embed.patch_size if max_tokens is not None else ImageFormat.patch_size,
     )
 
 

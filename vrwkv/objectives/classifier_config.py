@@ -26,6 +26,9 @@ class ClassifierModelConfig:
     """Classes to tell apart; null: as many as the training data has."""
     image_size: int | None = None
     """Pixels on each side that images are brought to, and that positions are learnt for."""
+    max_tokens: int | None = None
+    """Largest number of patches of an image. Images then keep their own shape, and their size up to this, and are
+    packed end to end in a batch; vrwkv models only. null: all are brought to squares of image_size."""
     patch_size: int | None = None
     """Pixels on each side of a patch."""
     embed_dim: int | None = None
@@ -47,7 +50,16 @@ class ClassifierModelConfig:
 
     def __post_init__(self) -> None:
         check_architecture(self.architecture, "model.architecture")
-        for name in ("num_classes", "image_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio"):
+        for name in (
+            "num_classes",
+            "image_size",
+            "max_tokens",
+            "patch_size",
+            "embed_dim",
+            "depth",
+            "num_heads",
+            "mlp_ratio",
+        ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"model.{name} must be positive, got {value}")

@@ -33,19 +33,19 @@ class Distillation:
     ) -> None:
         self.teacher = teacher.requires_grad_(False).eval()
         self.kind, self.alpha, self.temperature = kind, alpha, temperature
-        self.size = expected.size if expected.size != seen.size else None
+        self.size = expected.size
         # (x * seen.std + seen.mean - expected.mean) / expected.std, as one factor and one shift a channel
         std = torch.tensor(expected.std)
         self._factor = (torch.tensor(seen.std) / std)[:, None, None]
         self._shift = ((torch.tensor(seen.mean) - torch.tensor(expected.mean)) / std)[:, None, None]
         self._renormalise = (seen.mean, seen.std) != (expected.mean, expected.std)
 
-    def loss(self, logits: Tensor, images: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, images: Tensor | list[Tensor]) -> Tensor:
         """The teacher's part, 0-dim.
 
         Args:
             logits: (B, C), the student's.
-            images: (B, 3, H, W), as the student saw them.
+            images: (B, 3, H, W), or B images (3, H, W) of different sizes, as the student saw them.
         """
         with torch.no_grad():
             judged = self.teacher(self._prepare(images)).float()
@@ -57,9 +57,11 @@ class Distillation:
             wanted = F.log_softmax(judged / self.temperature, dim=1)
             return F.kl_div(own, wanted, reduction="batchmean", log_target=True) * self.temperature**2
 
-    def _prepare(self, images: Tensor) -> Tensor:
+    def _prepare(self, images: Tensor | list[Tensor]) -> Tensor:
+        if isinstance(images, list):
+            return torch.cat([self._prepare(image[None]) for image in images])
         if self._renormalise:
             images = images * self._factor.to(images) + self._shift.to(images)
-        if self.size is not None:
+        if images.shape[2:] != (self.size, self.size):
             images = F.interpolate(images, size=self.size, mode="bicubic", align_corners=False, antialias=True)
         return images

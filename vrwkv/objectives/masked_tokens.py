@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vrwkv.layers import TokenShift
+from vrwkv.layers.packing import Grid
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class MaskedTokenShift(TokenShift):
         self,
         x: Tensor,
         share: Tensor,
-        grid: tuple[int, int] | KeptTokens,
+        grid: Grid | KeptTokens,
         correction: Tensor | None = None,
         norm_weight: Tensor | None = None,
         norm_bias: Tensor | None = None,

@@ -8,6 +8,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from vrwkv.device import to_device
 from vrwkv.errors import InputError
 from vrwkv.training.config import FitConfig
 from vrwkv.training.distributed import Distributed, unwrap_model
@@ -64,10 +65,7 @@ class TrainingStep:
             InputError: the loss or, outside fp16, a gradient is not finite. The weights are as before the step.
         """
         device = self.distributed.device
-        batch = {
-            key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
+        batch = {key: to_device(value, device) for key, value in batch.items()}
         seed_generators(self.seed, step, self.distributed.rank)
         self.schedule.set_step(step)
         with self.precision.autocast():
