@@ -9,14 +9,10 @@ from torch import Tensor, nn
 
 from vrwkv.layers.hooks import has_hooks
 from vrwkv.layers.initialisation import fancy_mix
+from vrwkv.layers.large_inputs import rows_at_once
 from vrwkv.layers.packing import Grid
 from vrwkv.layers.scriptable_ops import sigmoid_gate, squared_relu
 from vrwkv.layers.token_shift import TokenShift, shares_of_shifted
-from vrwkv.ops.cpu_runtime.eager import runs_eagerly
-
-# Larger memory is fresh from the system at every call, by glibc's rules: clearing its pages takes a fifth of the time
-# of the channel mix at 16384 tokens of 192 channels, and half at 65536. Pieces of this size stay in a cache, too.
-LARGEST_HIDDEN, HIDDEN_AT_ONCE = 32 << 20, 8 << 20  # bytes
 
 
 @register_notrace_module
@@ -103,24 +99,25 @@ class ChannelMix(nn.Module):
                 norm_eps=norm_eps,
                 backend=self.backend,
             )
-        return sigmoid_gate(self.receptance(x_r), self._feed_forward(x_k), self.backend)
+        if not torch.jit.is_scripting():
+            # The widest result is the hidden layer. Mixtures are read by nobody else, so they can be overwritten.
+            row_bytes = self.key.out_features * x_k.element_size()
+            rows = rows_at_once(x_k, row_bytes, self.key, self.key_norm, self.value, self.receptance)
+            if rows > 0:
+                return self._gated_in_rows(x_k, x_r, torch.empty_like(x_k) if self.token_shift is None else x_k, rows)
+        return self._gated(x_k, x_r)
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
+    def _gated(self, x_k: Tensor, x_r: Tensor) -> Tensor:
         if torch.jit.is_scripting():
-            return self.value(self.key_norm(squared_relu(self.key(x))))
-        rows = self._rows_at_once(x)
-        if rows == 0:
-            return self.value(self.key_norm(squared_relu(self.key(x), self.backend)))
-        y = x.new_empty(x.shape[0] * x.shape[1], self.value.out_features)
-        for part, out in zip(x.flatten(0, 1).split(rows), y.split(rows), strict=True):
-            out.copy_(self.value(self.key_norm(squared_relu(self.key(part), self.backend))))
-        return y.view(*x.shape[:2], -1)
+            hidden = squared_relu(self.key(x_k))
+        else:
+            # A hook may have kept the result that is overwritten here.
+            hidden = squared_relu(self.key(x_k), self.backend, not has_hooks(self.key))
+        return sigmoid_gate(self.receptance(x_r), self.value(self.key_norm(hidden)), self.backend)
 
-    def _rows_at_once(self, x: Tensor) -> int:
-        """How many tokens pass through the hidden layer together; 0 for all."""
-        if not runs_eagerly(x) or x.device.type != "cpu" or torch.is_grad_enabled():
-            return 0
-        row = self.key.out_features * x.element_size()
-        if x.shape[0] * x.shape[1] * row <= LARGEST_HIDDEN or has_hooks(self.key, self.key_norm, self.value):
-            return 0
-        return max(1, HIDDEN_AT_ONCE // row)
+    @torch.jit.unused
+    def _gated_in_rows(self, x_k: Tensor, x_r: Tensor, out: Tensor, rows: int) -> Tensor:
+        """As `_gated`, so many tokens at a time; `out` may be `x_k`."""
+        for part, own_k, own_r in zip(*(tensor.flatten(0, 1).split(rows) for tensor in (out, x_k, x_r)), strict=True):
+            part.copy_(self._gated(own_k, own_r))
+        return out

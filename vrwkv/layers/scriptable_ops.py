@@ -113,11 +113,11 @@ def sigmoid_gate(gate: Tensor, y: Tensor, backend: str | None = None) -> Tensor:
     return ops.sigmoid_gate(gate, y, backend=backend)
 
 
-def squared_relu(x: Tensor, backend: str | None = None) -> Tensor:
-    """As `vrwkv.ops.squared_relu`, in the memory of `x` where no gradient is recorded."""
+def squared_relu(x: Tensor, backend: str | None = None, inplace: bool = True) -> Tensor:
+    """As `vrwkv.ops.squared_relu`."""
     if torch.jit.is_scripting():
         return torch.relu(x).square()
-    return ops.squared_relu(x, inplace=True, backend=backend)
+    return ops.squared_relu(x, inplace=inplace, backend=backend)
 
 
 def tanh(x: Tensor, backend: str | None = None) -> Tensor:

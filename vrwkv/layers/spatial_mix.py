@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.jit import Final
 
 from vrwkv.layers.initialisation import fancy_bonus, fancy_decay, fancy_mix
+from vrwkv.layers.large_inputs import linear_over_input
 from vrwkv.layers.packing import Grid, boundaries
 from vrwkv.layers.scriptable_ops import bi_wkv, bi_wkv_published, sigmoid_gate
 from vrwkv.layers.token_shift import TokenShift, shares_of_shifted
@@ -129,11 +130,17 @@ class SpatialMix(nn.Module):
                 backend=self.backend,
             )
         cu_seqlens = boundaries(grid)
-        k, v, gate = self.key(x_k), self.value(x_v), self.receptance(x_r)
+        if torch.jit.is_scripting() or self.token_shift is None:
+            k, v, gate = self.key(x_k), self.value(x_v), self.receptance(x_r)
+        else:
+            k = linear_over_input(self.key, x_k)
+            v, gate = linear_over_input(self.value, x_v), linear_over_input(self.receptance, x_r)
         if not self.follows_paper:
             y = bi_wkv_published(self.decay, self.bonus, k, v, cu_seqlens)
+            y = sigmoid_gate(gate, self.key_norm(y), self.backend)
         elif isinstance(self.key_norm, nn.Identity):
-            return self.output(bi_wkv(self.decay, self.bonus, k, v, gate, cu_seqlens, self.backend))
+            y = bi_wkv(self.decay, self.bonus, k, v, gate, cu_seqlens, self.backend)
         else:
             y = bi_wkv(self.decay, self.bonus, k, v, None, cu_seqlens, self.backend)
-        return self.output(sigmoid_gate(gate, self.key_norm(y), backend=self.backend))
+            y = sigmoid_gate(gate, self.key_norm(y), self.backend)
+        return self.output(y) if torch.jit.is_scripting() else linear_over_input(self.output, y)

@@ -1,0 +1,52 @@
+"""Eager inference on so many tokens that fresh memory costs more than arithmetic: results go where inputs were."""
+
+import torch
+from torch import Tensor, nn
+
+from vrwkv.layers.hooks import has_hooks
+from vrwkv.ops.cpu_runtime.eager import runs_eagerly
+
+# Larger memory is fresh from the system at every call, by glibc's rules: clearing its pages takes a fifth of the time
+# of the channel mix at 16384 tokens of 192 channels, and half at 65536. Pieces of this size stay in a cache, too.
+LARGEST, AT_ONCE = 32 << 20, 8 << 20  # bytes
+
+
+def rows_at_once(x: Tensor, row_bytes: int, *modules: nn.Module) -> int:
+    """How many rows to take through `modules` together, each row a token that needs `row_bytes`; 0 for all of them.
+
+    All where the whole is not large, and wherever somebody else needs it: autograd, a compiler or exporter, autocast,
+    another device, or hooks on the modules.
+
+    Args:
+        x: (B, T, C), the input.
+        row_bytes: size of the largest result of one token.
+        modules: what the rows pass through.
+    """
+    if not _is_large(x, row_bytes) or has_hooks(*modules):
+        return 0
+    return max(1, AT_ONCE // row_bytes)
+
+
+def linear_over_input(linear: nn.Module, x: Tensor) -> Tensor:
+    """linear(x) for an `x` (B, T, C) that nobody reads afterwards: a large one is overwritten by its result."""
+    rows = rows_at_once(x, x.shape[2] * x.element_size(), linear)
+    if rows == 0 or type(linear) is not nn.Linear or linear.out_features != x.shape[2]:
+        return linear(x)
+    for part in x.flatten(0, 1).split(rows):
+        part.copy_(linear(part))
+    return x
+
+
+def add_residual(x: Tensor, branch: Tensor, *made_by: nn.Module) -> Tensor:
+    """x + branch, both (B, T, C); into the memory of a large `branch`, unless a hook inside `made_by` has seen it."""
+    if not _is_large(branch, x.shape[2] * x.element_size()) or branch.dtype != x.dtype:
+        return x + branch
+    if has_hooks(*(module for maker in made_by for module in maker.modules())):
+        return x + branch
+    return branch.add_(x)
+
+
+def _is_large(x: Tensor, row_bytes: int) -> bool:
+    if not runs_eagerly(x) or x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False
+    return x.shape[0] * x.shape[1] * row_bytes > LARGEST and x.is_contiguous()
