@@ -5,7 +5,15 @@
 
 from vrwkv import layers, ops
 from vrwkv.errors import InputError
-from vrwkv.models import VisionRWKV, VisionRWKV6, from_published, load_published, to_published
+from vrwkv.models import (
+    VisionRWKV,
+    VisionRWKV6,
+    from_published,
+    load_published,
+    push_to_hf_hub,
+    save_for_hf,
+    to_published,
+)
 
 __version__ = "0.1.0"
 
@@ -18,5 +26,7 @@ __all__ = [
     "layers",
     "load_published",
     "ops",
+    "push_to_hf_hub",
+    "save_for_hf",
     "to_published",
 ]
