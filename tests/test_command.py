@@ -1,5 +1,7 @@
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +44,14 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("tool", sorted((Path(__file__).parents[1] / "tools").glob("*.py")), ids=lambda tool: tool.stem)
+def test_every_tool_explains_itself(
+    tool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [tool.name, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(tool), run_name="__main__")
+    assert stop.value.code == 0
+    assert f"usage: {tool.name}" in capsys.readouterr().out

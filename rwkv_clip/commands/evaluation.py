@@ -7,10 +7,11 @@ from pathlib import Path
 from rwkv_clip.config import ClipConfig
 from rwkv_clip.data.config import SourceConfig
 from rwkv_clip.evaluate.configured import Encoder, evaluate_retrieval, evaluate_zero_shot
-from rwkv_clip.evaluate.results import read_results, write_results
+from rwkv_clip.evaluate.results import write_results
 from rwkv_clip.model import load
 from rwkv_clip.report import write_report
 from vrwkv.errors import InputError
+from vrwkv.evaluate.results import with_skipped
 from vrwkv.training.configuration import load_config
 from vrwkv.training.distributed import choose_device
 
@@ -63,10 +64,8 @@ def record_zero_shot(
     if evaluation.skipped.count:
         print(f"zero-shot classification {evaluation.skipped.report()}")
     if run_folder is not None:
-        skipped = {"zero-shot images": evaluation.skipped.count}
-        write_results(
-            run_folder, {**numbers, "zero_shot_data": describe(data), "skipped": _merged(run_folder, skipped)}
-        )
+        recorded = {**numbers, "zero_shot_data": describe(data)}
+        write_results(run_folder, with_skipped(run_folder, recorded, "zero-shot images", evaluation.skipped.count))
         write_report(run_folder, confusion=evaluation.result.confusion, class_names=evaluation.class_names)
     return numbers
 
@@ -87,8 +86,8 @@ def record_retrieval(
         if skipped.count:
             print(f"retrieval {skipped.report()}")
     if run_folder is not None:
-        merged = _merged(run_folder, {"retrieval images": count})
-        write_results(run_folder, {**numbers, "retrieval_data": describe(data), "skipped": merged})
+        recorded = {**numbers, "retrieval_data": describe(data)}
+        write_results(run_folder, with_skipped(run_folder, recorded, "retrieval images", count))
         write_report(run_folder, retrieval=evaluation.examples)
     return numbers
 
@@ -97,11 +96,6 @@ def describe(data: SourceConfig) -> str:
     """A few words that say which data a number was measured on."""
     part = "" if data.split == "all" else f" ({data.split.replace('_', ' ')})"
     return f"{data.path or data.kind}{part}"
-
-
-def _merged(run_folder: Path, skipped: dict[str, int]) -> dict[str, int]:
-    earlier = read_results(run_folder).get("skipped")
-    return {**(earlier if isinstance(earlier, dict) else {}), **skipped}
 
 
 def require(condition: bool, message: str) -> None:

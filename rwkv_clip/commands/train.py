@@ -13,12 +13,13 @@ from rwkv_clip.config import ClipConfig
 from rwkv_clip.data.build import build_source
 from rwkv_clip.data.transform import PairTransform, training_preprocess
 from rwkv_clip.evaluate.configured import Encoder, evaluate_zero_shot, labelled_source, retrieval_set
-from rwkv_clip.evaluate.results import format_results, read_results, write_results
+from rwkv_clip.evaluate.results import format_results, write_results
 from rwkv_clip.model import create_model, preprocess_config, save_metadata, tokenizer_of
 from rwkv_clip.objective import ContrastiveObjective
 from rwkv_clip.report import write_report
 from vrwkv.command import run_command
 from vrwkv.data import TrainLoader
+from vrwkv.evaluate.results import read_results
 from vrwkv.training.configuration import parse_command_line
 from vrwkv.training.distributed import Distributed, distributed_run
 from vrwkv.training.loop import fit

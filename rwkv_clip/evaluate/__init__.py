@@ -2,9 +2,10 @@
 
 from rwkv_clip.evaluate.classify_images import classify_images
 from rwkv_clip.evaluate.embedding import embed_images, embed_texts
-from rwkv_clip.evaluate.results import format_results, read_results, write_results
+from rwkv_clip.evaluate.results import format_results, write_results
 from rwkv_clip.evaluate.retrieval import RetrievalResult, image_text_retrieval, top_matches
 from rwkv_clip.evaluate.zero_shot import ZeroShotResult, class_embeddings, zero_shot_classification
+from vrwkv.evaluate.results import read_results
 
 __all__ = [
     "RetrievalResult",

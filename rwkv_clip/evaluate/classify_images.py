@@ -1,7 +1,6 @@
 """A few image files against a few class names: what `zero_shot.py RUN --image a.png --classes cat dog` prints."""
 
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -11,26 +10,9 @@ from torch import Tensor
 from rwkv_clip.evaluate.embedding import ImageTextModel, Tokenizer, check_batch_size, unit_features
 from rwkv_clip.evaluate.prompts import Template
 from rwkv_clip.evaluate.zero_shot import class_embeddings
-from vrwkv.data.source import CorruptSample, open_image
+from vrwkv.data.image_file import read_image
 from vrwkv.errors import InputError
 from vrwkv.evaluate.mode import evaluation_mode
-
-
-def read_image(path: Path) -> Image.Image:
-    """An image file as upright RGB, decoded as the training data is.
-
-    Raises:
-        InputError: the file is missing (a close name in its folder is given), or is not an image, or is cut short.
-    """
-    path = Path(path)
-    if not path.is_file():
-        siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-        close = get_close_matches(path.name, siblings, n=1)
-        raise InputError(f"image file {path} does not exist" + (f"; did you mean {close[0]}?" if close else ""))
-    try:
-        return open_image(path)
-    except CorruptSample as corrupt:
-        raise InputError(f"{path} cannot be read as an image: {corrupt.reason}") from None
 
 
 def classify_images(

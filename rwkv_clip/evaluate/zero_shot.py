@@ -6,7 +6,6 @@ most classes tie; its numbers are therefore not comparable to the last digit.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,41 +14,16 @@ from torch import Tensor
 from rwkv_clip.evaluate.embedding import ImageTextModel, Tokenizer, check_batch_size, unit_features
 from rwkv_clip.evaluate.prompts import Template, check_prompts, render_prompt
 from vrwkv.errors import InputError
-from vrwkv.evaluate.classification import (
-    accuracy_within,
-    confusion_matrix,
-    mean_per_class_accuracy,
-    predicted_classes,
-    target_ranks,
-)
+from vrwkv.evaluate.classify import ClassificationResult, Predictions
 from vrwkv.evaluate.mode import evaluation_mode, progress
 
 
-@dataclass(frozen=True)
-class ZeroShotResult:
-    """Accuracies as fractions, and the predictions they come from (see `vrwkv.evaluate.classification` for ties)."""
-
-    top1: float
-    top5: float
-    """1 when there are at most five classes."""
-    mean_per_class: float
-    """Over the classes that occur among the targets."""
-    samples: int
-    confusion: Tensor
-    """(C, C) int64: row = true class, column = predicted class."""
-    predictions: Tensor
-    """(N,) int64."""
-    targets: Tensor
-    """(N,) int64."""
+class ZeroShotResult(ClassificationResult):
+    """A classification by class names in words."""
 
     def metrics(self) -> dict[str, float | int]:
-        """The numbers under their names in results.json."""
-        return {
-            "zero_shot_top1": self.top1,
-            "zero_shot_top5": self.top5,
-            "zero_shot_mean_per_class": self.mean_per_class,
-            "zero_shot_samples": self.samples,
-        }
+        """The numbers under their names in results.json, such as zero_shot_top1."""
+        return {f"zero_shot_{name}": number for name, number in super().metrics().items()}
 
 
 def class_embeddings(
@@ -106,8 +80,6 @@ def zero_shot_classification(
 ) -> ZeroShotResult:
     """Classify labelled images by their nearest class embedding.
 
-    Only the rank of the target and the prediction are kept of each image, never the scores of the whole set.
-
     Args:
         model: on `device` already.
         batches: each with "image" (B, 3, H, W), preprocessed, and "label" (B,), indices into the classes.
@@ -118,27 +90,12 @@ def zero_shot_classification(
         InputError: no images, batches without labels, or a label that is no class.
     """
     weights = class_weights.to(device, torch.float32)
-    ranks, predictions, targets = [], [], []
+    predictions = Predictions()
     with evaluation_mode(model):
         for batch in progress(batches, "zero-shot"):
             if "label" not in batch:
                 raise InputError("zero-shot classification needs a labelled evaluation set, and this one has no labels")
             features = unit_features(model.encode_image, batch["image"], device)
             with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
-                scores = (features @ weights.T).cpu()
-            labels = batch["label"].cpu().long()
-            ranks.append(target_ranks(scores, labels))
-            predictions.append(predicted_classes(scores, labels))
-            targets.append(labels)
-    if not targets:
-        raise InputError("no images to classify: the evaluation set is empty")
-    all_ranks, all_predictions, all_targets = torch.cat(ranks), torch.cat(predictions), torch.cat(targets)
-    return ZeroShotResult(
-        top1=accuracy_within(all_ranks, 1),
-        top5=accuracy_within(all_ranks, 5),
-        mean_per_class=mean_per_class_accuracy(all_targets, all_predictions),
-        samples=len(all_targets),
-        confusion=confusion_matrix(all_targets, all_predictions, weights.shape[0]),
-        predictions=all_predictions,
-        targets=all_targets,
-    )
+                predictions.add(features @ weights.T, batch["label"])
+    return predictions.result(ZeroShotResult)

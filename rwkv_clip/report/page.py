@@ -12,13 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from rwkv_clip.evaluate.results import FRACTIONS, format_skipped, read_results
+from rwkv_clip.evaluate.results import FRACTIONS
 from rwkv_clip.report.loss_curve import draw_loss, read_metrics
 from rwkv_clip.report.retrieval_grid import RetrievalExample, draw_retrieval
 from vrwkv.atomic_write import atomic_write
 from vrwkv.errors import InputError
 from vrwkv.evaluate.classification import per_class_table
 from vrwkv.evaluate.confusion_plot import draw_confusion
+from vrwkv.evaluate.results import format_skipped, read_results
 
 LONGEST_TABLE = 50
 """Classes in the per-class table; of more, those with the lowest accuracy are shown."""

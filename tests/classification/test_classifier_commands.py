@@ -1,9 +1,8 @@
 """The classifier's commands as a user types them: train, resume, evaluate, probe, fine-tune; and the mistakes."""
 
 import json
-import runpy
 import shutil
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from vrwkv.command import run_command
 from vrwkv.commands import eval_classifier, linear_probe, train_classifier
 
 ROOT = Path(__file__).parents[2]
@@ -143,16 +141,6 @@ def test_a_linear_classifier_on_a_frozen_backbone_taught_by_a_run(run: Path, pic
     assert "teacher_loss" in (student / "metrics.jsonl").read_text()
 
 
-def mistake(main: object, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as stop:
-        run_command(main, arguments)  # type: ignore[arg-type]
-    assert stop.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("error: ")
-    return lines[0]
-
-
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -174,41 +162,26 @@ def mistake(main: object, arguments: list[str], capsys: pytest.CaptureFixture[st
         (["run.device=cuda:9"], "cuda"),
     ],
 )
-def test_mistakes_in_training_are_one_line(
-    tmp_path: Path, overrides: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes_in_training_are_one_line(tmp_path: Path, overrides: list[str], said: str, mistake: Callable) -> None:
     arguments = [*NANO, "model.embed_dim=16", "model.depth=1", f"run.output={tmp_path / 'run'}", *overrides]
-    assert said in mistake(train_classifier.main, arguments, capsys)
+    assert said in mistake(train_classifier.main, arguments)
     assert not (tmp_path / "run").exists()
 
 
-def test_mistakes_in_evaluation_are_one_line(
-    run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "nowhere" in mistake(eval_classifier.main, ["nowhere", "--data", "kind=digits"], capsys)
+def test_mistakes_in_evaluation_are_one_line(run: Path, pictures: Path, tmp_path: Path, mistake: Callable) -> None:
+    assert "nowhere" in mistake(eval_classifier.main, ["nowhere", "--data", "kind=digits"])
     weights = str(run / "model.safetensors")
-    assert "give --data" in mistake(eval_classifier.main, [weights], capsys)
-    assert "unknown key 'pat'" in mistake(eval_classifier.main, [weights, "--data", "pat=x"], capsys)
+    assert "give --data" in mistake(eval_classifier.main, [weights])
+    assert "unknown key 'pat'" in mistake(eval_classifier.main, [weights, "--data", "pat=x"])
     (tmp_path / "other").mkdir()
     for label in ("one", "zero"):
         shutil.copytree(pictures / "red", tmp_path / "other" / label)
     other = ["--data", f"path={tmp_path / 'other'}"]
-    assert "class 0 is 'one' there, 'zero' to the model" in mistake(eval_classifier.main, [weights, *other], capsys)
-    assert "must be positive" in mistake(eval_classifier.main, [str(run), "--resolutions", "0"], capsys)
-    assert "--test" in mistake(linear_probe.main, [weights, "--train", f"path={pictures}"], capsys)
+    assert "class 0 is 'one' there, 'zero' to the model" in mistake(eval_classifier.main, [weights, *other])
+    assert "must be positive" in mistake(eval_classifier.main, [str(run), "--resolutions", "0"])
+    assert "--test" in mistake(linear_probe.main, [weights, "--train", f"path={pictures}"])
     sets = ["--train", f"path={pictures}", "--test", "kind=digits"]
-    assert "blue, red" in mistake(linear_probe.main, [weights, *sets], capsys)
+    assert "blue, red" in mistake(linear_probe.main, [weights, *sets])
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes((run / "model.safetensors").read_bytes()[:900])
-    assert "safetensors" in mistake(eval_classifier.main, [str(broken), "--data", "kind=digits"], capsys)
-
-
-@pytest.mark.parametrize("tool", ["train_classifier", "eval_classifier", "linear_probe"])
-def test_every_tool_explains_itself(
-    tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", [f"{tool}.py", "--help"])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
-    assert stop.value.code == 0
-    assert f"usage: {tool}.py" in capsys.readouterr().out
+    assert "safetensors" in mistake(eval_classifier.main, [str(broken), "--data", "kind=digits"])

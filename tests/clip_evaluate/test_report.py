@@ -11,10 +11,11 @@ from sklearn.datasets import load_digits
 
 from rwkv_clip.evaluate.results import write_results
 from rwkv_clip.report import RetrievalExample, choose_examples, write_report
-from rwkv_clip.report.loss_curve import curve, draw_loss, read_metrics, running_mean
+from rwkv_clip.report.loss_curve import draw_loss, read_metrics
 from rwkv_clip.report.retrieval_grid import RIGHT, WRONG, draw_retrieval
 from vrwkv.errors import InputError
 from vrwkv.evaluate.confusion_plot import draw_confusion
+from vrwkv.evaluate.training_plot import curve
 
 NAMES = ["<b>", "a & b", "$\\frac$"]  # the last is no valid mathematics
 CONFUSION = torch.tensor([[9, 1, 0], [0, 0, 0], [3, 0, 7]])
@@ -117,11 +118,6 @@ def test_metrics_are_read_up_to_a_torn_last_line(tmp_path: Path) -> None:
     path.write_text('{"step": 1\n{"step": 2, "loss": 1.0}\n')
     with pytest.raises(InputError, match=r"metrics.jsonl line 1 is not valid JSON"):
         read_metrics(path)
-
-
-def test_running_mean_has_only_full_windows() -> None:
-    values = np.array([1.0, 2.0, 6.0, 1.0, 0.0])
-    np.testing.assert_allclose(running_mean(values, 3), [3.0, 3.0, 7 / 3])
 
 
 def test_draw_loss_says_when_there_is_nothing(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkv_clip.evaluate.results import format_results, read_results, write_results
+from rwkv_clip.evaluate import format_results, read_results, write_results
 from vrwkv.errors import InputError
 
 

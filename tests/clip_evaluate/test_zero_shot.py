@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from rwkv_clip.evaluate.classify_images import classify_images, read_image
+from rwkv_clip.evaluate.classify_images import classify_images
 from rwkv_clip.evaluate.embedding import embed_images, embed_texts
 from rwkv_clip.evaluate.zero_shot import class_embeddings, zero_shot_classification
 from vrwkv.errors import InputError
@@ -236,18 +236,6 @@ def test_classes_far_off_are_still_ranked_when_their_probability_is_zero(tmp_pat
     ranked = classify_images(model, to_tensor, tokenize, [tmp_path / "a.png"], ["green", "blue", "red"], ["{}"])
     assert [name for name, _ in ranked[0]] == ["red", "blue", "green"]
     assert ranked[0][1][1] == ranked[0][2][1] == 0
-
-
-def test_image_files_are_decoded_faithfully(tmp_path: Path) -> None:
-    deep = Image.new("I;16", (2, 2), 128 * 257)
-    deep.save(tmp_path / "deep.png")
-    assert read_image(tmp_path / "deep.png").getpixel((0, 0)) == (128, 128, 128)
-    Image.new("RGBA", (2, 2), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert read_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (4, 2)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg").size == (2, 4)
 
 
 def test_image_files_that_are_refused(tmp_path: Path) -> None:

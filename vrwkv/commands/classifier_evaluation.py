@@ -1,10 +1,8 @@
 """What the commands about classifiers share: loaders for labelled images, and results that go into a run folder."""
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,7 +18,7 @@ from vrwkv.evaluate.classify import ClassificationResult, classify
 from vrwkv.evaluate.confusion_plot import draw_confusion
 from vrwkv.evaluate.resolution import classify_at_resolutions
 from vrwkv.evaluate.resolution_plot import draw_resolutions
-from vrwkv.evaluate.results import read_results, write_results
+from vrwkv.evaluate.results import with_skipped, write_results
 from vrwkv.objectives.classifier import Classifier, check_class_names, image_format, load_classifier
 from vrwkv.objectives.classifier_config import ClassifierConfig
 from vrwkv.training.configuration import load_config
@@ -178,9 +176,3 @@ def record_resolutions(
         report.mkdir(exist_ok=True)
         draw_resolutions(accuracies, report / "resolution.png", evaluation.classifier.image.size)
     return accuracies
-
-
-def with_skipped(run_folder: Path, numbers: Mapping[str, Any], what: str, count: int) -> dict[str, Any]:
-    """`numbers` and, under "skipped", how many of `what` could not be read, beside what was recorded earlier."""
-    earlier = read_results(run_folder).get("skipped")
-    return {**numbers, "skipped": {**(earlier if isinstance(earlier, dict) else {}), what: count}}

@@ -14,7 +14,6 @@ from vrwkv.commands.classifier_evaluation import (
     load_model,
     results_folder,
     run_config,
-    with_skipped,
 )
 from vrwkv.data import LabelledDataConfig, build_labelled_source
 from vrwkv.data.source import LabelledSource
@@ -23,7 +22,7 @@ from vrwkv.evaluate.classification import top_k_accuracy
 from vrwkv.evaluate.features import extract_features
 from vrwkv.evaluate.knn import knn_scores
 from vrwkv.evaluate.linear_probe import linear_probe
-from vrwkv.evaluate.results import format_results, write_results
+from vrwkv.evaluate.results import format_results, with_skipped, write_results
 from vrwkv.objectives.classifier import Classifier
 from vrwkv.training.configuration import load_config
 from vrwkv.training.distributed import choose_device

@@ -11,14 +11,13 @@ from vrwkv.commands.classifier_evaluation import (
     ClassifierEvaluation,
     record_classification,
     record_resolutions,
-    with_skipped,
 )
 from vrwkv.data import TrainLoader, build_labelled_source
 from vrwkv.data.augmentation import LabelledTransform, training_preprocess
 from vrwkv.data.native_resolution import collate_images
 from vrwkv.data.source import LabelledSource
 from vrwkv.errors import InputError
-from vrwkv.evaluate.results import format_results, read_results, write_results
+from vrwkv.evaluate.results import format_results, read_results, with_skipped, write_results
 from vrwkv.evaluate.training_plot import draw_training
 from vrwkv.objectives.classification import ClassificationObjective
 from vrwkv.objectives.classifier import Classifier, create_classifier, save_metadata

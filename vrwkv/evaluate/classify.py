@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -46,10 +46,46 @@ class ClassificationResult:
         }
 
 
+ResultT = TypeVar("ResultT", bound=ClassificationResult)
+
+
+class Predictions:
+    """Collects a classification batch by batch; of each sample, only the rank of the target and the prediction."""
+
+    def __init__(self) -> None:
+        self._ranks: list[Tensor] = []
+        self._predictions: list[Tensor] = []
+        self._targets: list[Tensor] = []
+        self._num_classes = 0
+
+    def add(self, scores: Tensor, targets: Tensor) -> None:
+        """Add scores (B, C) and targets (B,), on any device. Raises InputError for a target that is no class."""
+        scores, targets = scores.cpu(), targets.cpu().long()
+        self._ranks.append(target_ranks(scores, targets))
+        self._predictions.append(predicted_classes(scores, targets))
+        self._targets.append(targets)
+        self._num_classes = scores.shape[1]
+
+    def result(self, result_class: type[ResultT]) -> ResultT:
+        """The accuracies of all that was added. Raises InputError if that is nothing."""
+        if not self._targets:
+            raise InputError("no images to classify: the evaluation set is empty")
+        ranks, predictions, targets = map(torch.cat, (self._ranks, self._predictions, self._targets))
+        return result_class(
+            top1=accuracy_within(ranks, 1),
+            top5=accuracy_within(ranks, 5),
+            mean_per_class=mean_per_class_accuracy(targets, predictions),
+            samples=len(targets),
+            confusion=confusion_matrix(targets, predictions, self._num_classes),
+            predictions=predictions,
+            targets=targets,
+        )
+
+
 def classify(
     model: nn.Module, batches: Iterable[Mapping[str, Any]], device: torch.device | str = "cpu"
 ) -> ClassificationResult:
-    """Classify labelled images; of each, only the rank of the target and the prediction are kept.
+    """Classify labelled images.
 
     Args:
         model: on `device` already; images -> logits (B, C).
@@ -60,26 +96,8 @@ def classify(
     Raises:
         InputError: no images, or a label that is no class of the model.
     """
-    ranks, predictions, targets = [], [], []
-    num_classes = 0
+    predictions = Predictions()
     with evaluation_mode(model), torch.inference_mode():
         for batch in progress(batches, "classifying"):
-            logits = model(to_device(batch["image"], device)).float().cpu()
-            labels = batch["label"].cpu().long()
-            num_classes = logits.shape[1]
-            ranks.append(target_ranks(logits, labels))
-            predictions.append(predicted_classes(logits, labels))
-            targets.append(labels)
-    if not targets:
-        raise InputError("no images to classify: the evaluation set is empty")
-    # Clones, since inference tensors cannot be used in later training.
-    all_ranks, all_predictions, all_targets = (torch.cat(parts).clone() for parts in (ranks, predictions, targets))
-    return ClassificationResult(
-        top1=accuracy_within(all_ranks, 1),
-        top5=accuracy_within(all_ranks, 5),
-        mean_per_class=mean_per_class_accuracy(all_targets, all_predictions),
-        samples=len(all_targets),
-        confusion=confusion_matrix(all_targets, all_predictions, num_classes),
-        predictions=all_predictions,
-        targets=all_targets,
-    )
+            predictions.add(model(to_device(batch["image"], device)).float(), batch["label"])
+    return predictions.result(ClassificationResult)

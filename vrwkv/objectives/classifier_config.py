@@ -10,6 +10,7 @@ from vrwkv.data.augmentation import AugmentationConfig
 from vrwkv.data.labelled import LabelledDataConfig
 from vrwkv.errors import InputError
 from vrwkv.models import registry
+from vrwkv.objectives.data_config import TrainingDataConfig
 from vrwkv.training.config import OptimConfig, RunConfig, ScheduleConfig, TrainConfig
 
 
@@ -142,28 +143,18 @@ class DistillationConfig:
 
 
 @dataclass
-class ClassifierDataConfig:
+class ClassifierDataConfig(TrainingDataConfig):
     """Training data and how it is fed."""
 
-    train: LabelledDataConfig = field(default_factory=LabelledDataConfig)
-    """Where the training images come from."""
-    batch_size: int = 256
-    """Images per step over all processes."""
-    num_workers: int = 0
-    """Processes that decode images beside each training process; 0 decodes in the training process itself."""
-    max_corrupt_fraction: float = 0.01
-    """Share of unreadable images to skip; more is an error. In a set of fewer than 100, any is an error by default."""
     repeats: int = 1
     """Repeated augmentation: an epoch shows a repeats-th of the images, each so many times, differently varied."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """How training images are varied."""
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("num_workers", 0), ("repeats", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"data.{name} must be at least {least}, got {getattr(self, name)}")
-        if not 0 <= self.max_corrupt_fraction <= 1:
-            raise InputError(f"data.max_corrupt_fraction must lie between 0 and 1, got {self.max_corrupt_fraction}")
+        super().__post_init__()
+        if self.repeats < 1:
+            raise InputError(f"data.repeats must be at least 1, got {self.repeats}")
 
 
 @dataclass

@@ -3,6 +3,7 @@
 Each picture is two functions: one returns tensors, the other draws them. `images` prepares what they look at.
 """
 
+from vrwkv.data.image_file import read_image
 from vrwkv.figure import save_figure
 from vrwkv.visualize.backbone import build_backbone, load_backbone
 from vrwkv.visualize.decay_figure import draw_decay_maps
@@ -14,7 +15,7 @@ from vrwkv.visualize.effective_receptive_field import (
     sum_is_constant,
 )
 from vrwkv.visualize.feature_pca import PatchComponents, feature_pca
-from vrwkv.visualize.images import model_input, read_image, sample_files, square
+from vrwkv.visualize.images import model_input, sample_files, square
 from vrwkv.visualize.patch_features import features_without_gradient, number_of_blocks, patch_features, patch_size
 from vrwkv.visualize.patch_grid import checked_patch, patch_at_pixel
 from vrwkv.visualize.pca_figure import draw_feature_pca
