@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from vrwkv.errors import InputError
 from vrwkv.export import Tower
-from vrwkv.export.aot_inductor import check_compiler, load_package, write_package
+from vrwkv.export.aot_inductor import check_compiler, export_for_packages, load_package, write_package
 from vrwkv.export.onnx_file import load_onnx, write_onnx
 from vrwkv.export.parity import compare_with_eager
 from vrwkv.export.torch_program import export_program, foreign_operators, load_program, save_program
@@ -110,7 +110,7 @@ def test_aot_inductor_package(tmp_path: Path) -> None:
         pytest.skip(str(error))
     tower = small_image_tower("vrwkv_tiny_patch16_224", embed_dim=16, img_size=48)
     path = tmp_path / "aoti.pt2"
-    write_package(export_program(tower), path)
+    write_package(export_for_packages(tower), path)
     for difference in compare_with_eager(tower, load_package(path)):
         assert difference.relative <= 1e-5, difference
     images = inputs_of(tower, (1, 3, 50, 200))

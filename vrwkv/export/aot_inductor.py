@@ -9,6 +9,12 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from vrwkv.errors import InputError
+from vrwkv.export.torch_program import export_program
+from vrwkv.export.tower import Tower
+from vrwkv.ops.exporting import chunks_of
+
+CHUNK = 64
+"""Tokens in a chunk: decays up to 30 are exact from 32 tokens on, and 16384 tokens (2048 pixels) need 257 chunks."""
 
 
 def check_compiler() -> None:
@@ -23,6 +29,16 @@ def check_compiler() -> None:
             "--format aoti needs a C++ compiler and found none: install g++ or clang++, or name one in CXX; "
             "onnx and torch_export need none"
         ) from None
+
+
+def export_for_packages(tower: Tower) -> ExportedProgram:
+    """Trace a tower in a form that Inductor compiles in a minute or two; see `vrwkv.ops.exporting.chunks_of`.
+
+    Raises:
+        ExportFailure: as `export_program`.
+    """
+    with chunks_of(CHUNK):
+        return export_program(tower)
 
 
 def write_package(program: ExportedProgram, path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vrwkv.errors import InputError
-from vrwkv.export.aot_inductor import check_compiler, load_package, write_package
+from vrwkv.export.aot_inductor import check_compiler, export_for_packages, load_package, write_package
 from vrwkv.export.errors import ExportFailure
 from vrwkv.export.onnx_file import OLDEST_OPSET, check_onnx, load_onnx, write_onnx
 from vrwkv.export.parity import Difference, compare_with_eager, format_differences
@@ -91,7 +91,7 @@ def write_checked(
     """
     check_request(file_format, output, opset, quantize)
     with _temporary(output) as draft, _temporary(output, "int8") as quantized:
-        program = export_program(tower)
+        program = export_for_packages(tower) if file_format == "aoti" else export_program(tower)
         if file_format == "onnx":
             write_onnx(program, tower, draft, opset)
         elif file_format == "aoti":

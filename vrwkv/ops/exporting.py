@@ -1,6 +1,12 @@
 """Whether the code runs inside an exporter, where ops are written out in standard operators instead of our own."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
+
+_fixed_chunk: ContextVar[int | None] = ContextVar("fixed_chunk", default=None)
 
 
 def exporting() -> bool:
@@ -11,3 +17,23 @@ def exporting() -> bool:
     if getattr(torch.compiler, "_is_exporting_flag", False):
         return True
     return torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
+
+
+@contextmanager
+def chunks_of(tokens: int) -> Iterator[None]:
+    """Have exported scans cut sequences of free length into chunks of so many tokens, not of about their square root.
+
+    A compiler that reasons about sizes (AOTInductor) does not come to an end with roots of products of rounded
+    quotients. Such scans need memory with the square of the number of chunks, and treat decays above 60 · T / tokens
+    as that.
+    """
+    token = _fixed_chunk.set(tokens)
+    try:
+        yield
+    finally:
+        _fixed_chunk.reset(token)
+
+
+def fixed_chunk() -> int | None:
+    """Tokens in a chunk by `chunks_of`, None outside of it."""
+    return _fixed_chunk.get()

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vrwkv.ops.exporting import fixed_chunk
+
 # Natural logarithms. Float32 ends near e^{-87} and e^{88}; sums stay inside for any key and any parameter.
 KEY_FLOOR = -70.0  # the sum of a channel's e^{k} is 1, and each is at least this: every token sees itself
 LARGEST_FALL = 60.0  # over a chunk, for positive decays
@@ -45,7 +47,8 @@ def bi_wkv_exported(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor) -> Tenso
         chunk = chunk_size(num_tokens)
         count = (num_tokens + chunk - 1) // chunk
     else:
-        chunk = math.trunc(num_tokens**0.5) + 1  # sqrt has no name in the ONNX exporter, ceil none in saved programs
+        # sqrt has no name in the ONNX exporter, ceil none in saved programs
+        chunk = fixed_chunk() or math.trunc(num_tokens**0.5) + 1
         count = num_tokens // chunk + 1  # always some padding: none would have to be told apart by a guard
     padding = count * chunk - num_tokens
     weights = chunk_weights(decay / num_tokens, bonus / num_tokens, chunk, count)
