@@ -2,6 +2,7 @@
 
 from vrwkv.ops.bi_wkv import bi_wkv, bi_wkv_published
 from vrwkv.ops.bi_wkv6 import bi_wkv6
+from vrwkv.ops.deform_attn import deform_attn
 from vrwkv.ops.dispatch import available_backends, explain_backends
 from vrwkv.ops.elementwise import sigmoid_gate, squared_relu, tanh
 from vrwkv.ops.head_norm_gate import head_norm_gate
@@ -16,6 +17,7 @@ __all__ = [
     "bi_wkv",
     "bi_wkv6",
     "bi_wkv_published",
+    "deform_attn",
     "explain_backends",
     "extract_patches",
     "head_norm_gate",
