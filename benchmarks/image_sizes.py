@@ -124,16 +124,17 @@ def _reason(finished: subprocess.CompletedProcess[str]) -> str:
 
 
 def measure_all(sizes: Sequence[int], limit: float, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """All rows, ours before the rival's; a model that failed or was stopped is not tried on larger images."""
-    raw: dict[str, Any] = {"machine": machine(), "limit": limit, "rows": {}}
-    gave_up: dict[str, int] = {}
-    for size in sorted(set(sizes)):
-        row = raw["rows"][str(size)] = {}
-        for name in (OURS, VIT):
+    """All rows of ours, then all of the rival's; a model that failed or was stopped is not tried on larger images."""
+    ascending = sorted(set(sizes))
+    raw: dict[str, Any] = {"machine": machine(), "limit": limit, "rows": {str(size): {} for size in ascending}}
+    for name in (OURS, VIT):
+        gave_up: int | None = None
+        for size in ascending:
             logging.info("%s  %s at %s px", time.strftime("%H:%M:%S"), name, size)
-            row[name] = {"skipped": gave_up[name]} if name in gave_up else measure_in_fresh_process(name, size, limit)
-            if "seconds" not in row[name]:
-                gave_up.setdefault(name, size)
+            found = measure_in_fresh_process(name, size, limit) if gave_up is None else {"skipped": gave_up}
+            if gave_up is None and "seconds" not in found:
+                gave_up = size
+            raw["rows"][str(size)][name] = found
             report(raw)
     return raw
 
