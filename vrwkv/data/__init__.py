@@ -2,6 +2,7 @@
 
 from vrwkv.data.digits import DigitsSource
 from vrwkv.data.folder import FolderSource
+from vrwkv.data.font_characters import FontCharactersSource
 from vrwkv.data.labelled import LabelledDataConfig, build_labelled_source
 from vrwkv.data.loader import EvaluationLoader, TrainLoader
 from vrwkv.data.shards import ShardSource
@@ -13,6 +14,7 @@ __all__ = [
     "DigitsSource",
     "EvaluationLoader",
     "FolderSource",
+    "FontCharactersSource",
     "LabelledDataConfig",
     "LabelledSource",
     "ShardSource",

@@ -6,6 +6,7 @@ from typing import Literal
 
 from vrwkv.data.digits import DigitsSource
 from vrwkv.data.folder import FolderSource
+from vrwkv.data.font_characters import FontCharactersSource
 from vrwkv.data.huggingface import HuggingFaceSource
 from vrwkv.data.labelled_shards import LabelledShardSource
 from vrwkv.data.source import LabelledSource
@@ -30,14 +31,16 @@ _OPTIONS = {
 class LabelledDataConfig:
     """Where labelled images come from."""
 
-    kind: Literal["folder", "shards", "torchvision", "huggingface", "digits"] = "folder"
+    kind: Literal["folder", "shards", "torchvision", "huggingface", "digits", "fonts"] = "folder"
     """folder: one sub-folder of images for each class; shards: webdataset tar files with .cls or .json members;
     torchvision: a data set of torchvision; huggingface: a data set written by save_to_disk; digits: the handwritten
-    digits that come with scikit-learn."""
+    digits that come with scikit-learn; fonts: digits and capital letters drawn from the fonts that come with
+    matplotlib."""
     path: str = ""
     """The folder, the shards (e.g. data/train-{0000..0127}.tar or data/*.tar), or where the data set lies on disk."""
     split: Literal["all", "train", "held_out"] = "all"
-    """Use all images, or the fixed four fifths of each class for training, or the fifth that is held out."""
+    """Use all images, or the fixed four fifths of each class for training, or the fifth that is held out;
+    fonts: 16 fonts for training, 6 of other families held out."""
     name: str = ""
     """torchvision: the data set's class, e.g. CIFAR10."""
     part: str = ""
@@ -74,6 +77,8 @@ def build_labelled_source(config: LabelledDataConfig, num_classes: int | None = 
         return FolderSource(config.path, config.split)
     if config.kind == "digits":
         return DigitsSource(config.split)
+    if config.kind == "fonts":
+        return FontCharactersSource(config.split)
     source: LabelledSource
     if config.kind == "shards":
         names = [str(label) for label in range(num_classes)] if num_classes else None
