@@ -11,6 +11,7 @@ from timm.data import create_transform
 from torch import Tensor
 
 from vrwkv.data.native_resolution import CropWithinSequence, FitSequence
+from vrwkv.data.posterize import allow_zero_bits
 from vrwkv.data.randomness import seeded_generators
 from vrwkv.errors import InputError
 
@@ -108,6 +109,7 @@ def training_preprocess(image_format: ImageFormat, augmentation: AugmentationCon
                 augmentation.ratio,
                 image_format.interpolation,
             )
+        allow_zero_bits(transform)
         # A policy's mistakes show only at its first image.
         with seeded_generators(np.random.SeedSequence(0)):
             transform(Image.new("RGB", (image_format.size, image_format.size)))
