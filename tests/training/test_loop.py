@@ -326,6 +326,13 @@ def test_the_average_follows_its_definition(tmp_path: Path) -> None:
     torch.testing.assert_close(result.model.get_parameter("0.weight").detach(), expected)
 
 
+def test_an_average_too_slow_for_the_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(config_for(tmp_path / "slow", epochs=1, ema_decay=0.99))
+    assert "after all 5 steps, 95% of the averaged weights" in capsys.readouterr().err
+    run(config_for(tmp_path / "fast", epochs=1, ema_decay=0.5))
+    assert "averaged weights" not in capsys.readouterr().err
+
+
 def test_longer_training_continues_a_finished_run(tmp_path: Path) -> None:
     config = config_for(tmp_path, epochs=2)
     run(config)

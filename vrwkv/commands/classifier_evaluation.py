@@ -60,7 +60,9 @@ def load_model(options: argparse.Namespace, device: torch.device) -> Classifier:
 
 
 def run_config(run: str) -> ClassifierConfig | None:
-    """The configuration of a run folder; None for a file."""
+    """The configuration of a run folder; None for a file. Raises an InputError if neither is there."""
+    if not Path(run).exists():
+        raise InputError(f"{run} does not exist: name a run folder or a file of weights")
     path = Path(run) / "config.yaml"
     return load_config(ClassifierConfig, path) if path.is_file() else None
 
@@ -156,7 +158,9 @@ def record_classification(evaluation: ClassifierEvaluation, run_folder: Path | N
     if skipped.count:
         print(f"evaluation {skipped.report()}")
     if run_folder is not None:
-        numbers = {**result.metrics(), "evaluation_data": evaluation.description}
+        max_tokens = evaluation.classifier.image.max_tokens
+        shape = "" if max_tokens is None else f", own shapes, at most {max_tokens} patches"
+        numbers = {**result.metrics(), "evaluation_data": f"{evaluation.description}{shape}"}
         write_results(run_folder, with_skipped(run_folder, numbers, "evaluation images", skipped.count))
         report = run_folder / "report"
         report.mkdir(exist_ok=True)
