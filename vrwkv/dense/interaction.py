@@ -12,7 +12,21 @@ NORM_EPS = 1e-6
 Shapes = Sequence[tuple[int, int]]
 
 
-class Injector(nn.Module):
+class _Reader(nn.Module):
+    """What injectors and extractors are: norms around a deformable attention of one sequence to a pyramid."""
+
+    def __init__(self, dim: int, num_heads: int, num_points: int, num_levels: int, ratio: float) -> None:
+        super().__init__()
+        self.query_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.feat_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = DeformableAttention(dim, num_heads, num_levels=num_levels, num_points=num_points, ratio=ratio)
+
+    def read(self, query: Tensor, points: Tensor, features: Tensor, shapes: Shapes) -> Tensor:
+        """Query (B, Q, C) at `points` (1, Q, levels, 2), features (B, S, C) of `shapes` -> (B, Q, C)."""
+        return self.attn(self.query_norm(query), points, self.feat_norm(features), shapes)
+
+
+class Injector(_Reader):
     """x + gamma · attention(norm(x), norm(c)): tokens look at the pyramid (arXiv 2205.08534, Eq. 1).
 
     Args:
@@ -31,18 +45,15 @@ class Injector(nn.Module):
         ratio: float = 1.0,
         init_values: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.query_norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.feat_norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.attn = DeformableAttention(dim, num_heads, num_levels=num_levels, num_points=num_points, ratio=ratio)
+        super().__init__(dim, num_heads, num_points, num_levels, ratio)
         self.gamma = nn.Parameter(torch.full((dim,), init_values))
 
     def forward(self, x: Tensor, points: Tensor, c: Tensor, shapes: Shapes) -> Tensor:
         """x (B, T, C) tokens at `points` (1, T, levels, 2), c (B, S, C) pyramid of `shapes` -> (B, T, C)."""
-        return x + self.gamma * self.attn(self.query_norm(x), points, self.feat_norm(c), shapes)
+        return x + self.gamma * self.read(x, points, c, shapes)
 
 
-class Extractor(nn.Module):
+class Extractor(_Reader):
     """c + attention(norm(c), norm(x)), then a feed-forward with depth-wise convolution (arXiv 2205.08534, Eq. 2, 3).
 
     Args:
@@ -61,17 +72,14 @@ class Extractor(nn.Module):
         mlp_ratio: float = 0.25,
         drop_path: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.query_norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.feat_norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.attn = DeformableAttention(dim, num_heads, num_levels=1, num_points=num_points, ratio=ratio)
+        super().__init__(dim, num_heads, num_points, 1, ratio)
         self.ffn = PyramidFeedForward(dim, int(dim * mlp_ratio))
         self.ffn_norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, c: Tensor, points: Tensor, x: Tensor, shapes: Shapes, grid: tuple[int, int]) -> Tensor:
         """c (B, S, C) pyramid of `shapes` at `points` (1, S, 1, 2), x (B, T, C) tokens over `grid` -> (B, S, C)."""
-        c = c + self.attn(self.query_norm(c), points, self.feat_norm(x), [grid])
+        c = c + self.read(c, points, x, [grid])
         return c + self.drop_path(self.ffn(self.ffn_norm(c), shapes))
 
 
