@@ -1,21 +1,17 @@
 """deform_attn: the oracle against the formula, every backend and the exported form against the oracle."""
 
-import io
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from deform_attn_cases import Shapes, draw
+from torch import Tensor
 from torch.autograd import gradcheck
 
 from vrwkv.ops import available_backends, deform_attn, explain_backends
 from vrwkv.ops.deform_attn.exported import deform_attn_exported
 from vrwkv.ops.dispatch import select_backend
-
-Shapes = list[tuple[int, int]]
 
 LEVELS: dict[str, Shapes] = {
     "odd": [(3, 5)],
@@ -34,27 +30,6 @@ every_form = pytest.mark.parametrize(
     [deform_attn, lambda *inputs: deform_attn(*inputs, backend="naive"), deform_attn_exported],
     ids=["torch", "naive", "exported"],
 )
-
-
-def draw(
-    shapes: Shapes,
-    *,
-    batch: int = 2,
-    queries: int = 7,
-    heads: int = 3,
-    head_dim: int = 5,
-    points: int = 4,
-    dtype: torch.dtype = torch.float64,
-    seed: int = 0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """values, locations inside and outside of the maps, weights."""
-    generator = torch.Generator().manual_seed(seed)
-    tokens = sum(height * width for height, width in shapes)
-    values = torch.randn(batch, tokens, heads, head_dim, generator=generator, dtype=torch.float64)
-    place = (batch, queries, heads, len(shapes), points)
-    locations = 1.8 * torch.rand(*place, 2, generator=generator, dtype=torch.float64) - 0.4
-    weights = torch.randn(place, generator=generator, dtype=torch.float64)
-    return values.to(dtype), locations.to(dtype), weights.to(dtype)
 
 
 def by_the_formula(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -256,143 +231,3 @@ def test_backends() -> None:
     assert explain_backends("deform_attn") == {"torch": "available", "naive": "available"}
     for dtype in TOLERANCE:
         assert select_backend("deform_attn", None, torch.ones(1, dtype=dtype)).name == "torch"
-
-
-def deform_attn_of_maps(locations: Tensor, weights: Tensor, *maps: Tensor) -> Tensor:
-    """As a model calls the op: the sizes of the levels are those of its maps (B, heads, head_dim, H, W)."""
-    values = torch.cat([level_map.flatten(3).permute(0, 3, 1, 2) for level_map in maps], 1)
-    shapes = [(level_map.shape[3], level_map.shape[4]) for level_map in maps]
-    return torch.tanh(deform_attn(values * 2, shapes, locations, weights))
-
-
-def draw_maps(height: int, width: int, queries: int = 6, levels: int = 2) -> tuple[Tensor, ...]:
-    shapes = [(2 * height, 2 * width), (height, width)][-levels:]
-    values, locations, weights = draw(shapes, queries=queries, dtype=torch.float32)
-    cells = values.permute(0, 2, 3, 1).split([rows * columns for rows, columns in shapes], 3)
-    maps = [level.unflatten(3, shape).contiguous() for level, shape in zip(cells, shapes, strict=True)]
-    return (locations, weights, *maps)
-
-
-def gradients_of_maps(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-    y = function(*leaves)
-    return [y.detach(), *torch.autograd.grad(y.square().sum(), leaves)]
-
-
-def test_compiles_once_for_maps_of_any_size() -> None:
-    torch.compiler.reset()
-    compiled = torch.compile(deform_attn_of_maps, fullgraph=True, backend="aot_eager", dynamic=True)
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        for size in ((7, 11, 13), (9, 10, 17)):  # none of them alike, because equal ones share a symbol
-            inputs = draw_maps(*size, levels=1)
-            actual = gradients_of_maps(compiled, inputs)
-            for one, other in zip(actual, gradients_of_maps(deform_attn_of_maps, inputs), strict=True):
-                torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * other.abs().max().item())
-
-
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="Inductor compiles C++ on the CPU")
-def test_compiled_by_inductor() -> None:
-    torch.compiler.reset()
-    inputs = draw_maps(3, 5, levels=1)
-    with torch.no_grad():
-        compiled = torch.compile(deform_attn_of_maps, fullgraph=True)(*inputs)
-        torch.testing.assert_close(compiled, deform_attn_of_maps(*inputs), rtol=1e-5, atol=1e-5)
-
-
-class OfMaps(nn.Module):
-    """The op as a module, for exporters."""
-
-    def forward(self, locations: Tensor, weights: Tensor, large: Tensor, small: Tensor) -> Tensor:
-        return deform_attn_of_maps(locations, weights, large, small)
-
-
-ANY = torch.export.Dim.DYNAMIC
-ANY_SIZES = ({0: ANY, 1: ANY}, {0: ANY, 1: ANY}, {0: ANY, 3: ANY, 4: ANY}, {0: ANY, 3: ANY, 4: ANY})
-
-
-@pytest.mark.parametrize("symbolic", [False, True])
-def test_exported_program_holds_standard_operators(symbolic: bool) -> None:
-    sizes = ANY_SIZES if symbolic else None
-    program = torch.export.export(OfMaps(), draw_maps(3, 4), dynamic_shapes=sizes)
-    for node in program.graph.nodes:
-        if isinstance(node.target, torch._ops.OpOverload):
-            assert node.target.namespace in ("aten", "prim", "prims"), node.target
-    file = io.BytesIO()
-    torch.export.save(program, file)
-    file.seek(0)
-    loaded = torch.export.load(file).module()
-    for size in ((3, 4), (5, 2, 11), (7, 8, 3)) if symbolic else ((3, 4),):
-        inputs = draw_maps(*size)
-        torch.testing.assert_close(loaded(*inputs), deform_attn_of_maps(*inputs), rtol=1e-5, atol=1e-5)
-
-
-def test_onnxruntime_agrees(tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
-    onnxruntime = pytest.importorskip("onnxruntime")
-    program = torch.onnx.export(
-        OfMaps().eval(), draw_maps(3, 4), dynamo=True, opset_version=18, verbose=False, dynamic_shapes=ANY_SIZES
-    )
-    assert program is not None
-    assert {node.domain for node in program.model.graph} == {""}
-    assert "Loop" not in {node.op_type for node in program.model.graph}
-    program.save(tmp_path / "op.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "op.onnx", providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
-    for size in ((3, 4), (5, 2, 11), (1, 1, 1)):
-        inputs = draw_maps(*size)
-        (y,) = session.run(None, dict(zip(names, (x.numpy() for x in inputs), strict=True)))
-        torch.testing.assert_close(torch.from_numpy(y), deform_attn_of_maps(*inputs), rtol=1e-5, atol=1e-5)
-
-
-def ones(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.ones(shape, dtype=dtype)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"values": [1.0]}, "^values must be a tensor, not list"),
-        ({"values": ones(2, 7, 12)}, r"^values must have shape \(B, ΣHW, heads, head_dim\)"),
-        ({"values": ones(2, 7, 3, 4, dtype=torch.int64)}, "^values must be float64"),
-        ({"values": ones(2, 7, 3, 0)}, r"^values must have shape \(B, ΣHW, heads, head_dim\)"),
-        ({"values": ones(2, 8, 3, 4)}, "^values has 8 tokens, but the levels of shapes .* have 7"),
-        ({"shapes": [(2, 3)]}, "^values has 7 tokens, but the levels of shapes .* have 6"),
-        ({"shapes": []}, r"^shapes must be a list of one \(height, width\) or more, in cells, not \[\]"),
-        ({"shapes": 7}, r"^shapes must be a list of \(height, width\), not int"),
-        ({"shapes": torch.tensor([[2, 3], [1, 1]])}, r"^shapes must be a list of \(height, width\), not Tensor"),
-        ({"shapes": [2, 3]}, "^shapes must be a list of one"),
-        ({"shapes": [(2, 3, 1), (1, 1)]}, "^shapes must be a list of one"),
-        ({"shapes": [(2.0, 3), (1, 1)]}, "^shapes must be a list of one"),
-        ({"shapes": [(-2, -3), (1, 1)]}, "^shapes must be a list of one"),
-        ({"shapes": [(0, 3), (7, 1)]}, "^shapes must be a list of one"),
-        ({"shapes": [(7, 1)]}, r"^locations must have shape \(B, Q, heads, levels, points, 2\) = \(2, ≥1, 3, 1, ≥1, 2"),
-        ({"locations": None}, "^locations must be a tensor, not NoneType"),
-        ({"locations": ones(1, 5, 3, 2, 4, 2)}, "^locations must have shape"),
-        ({"locations": ones(2, 5, 2, 2, 4, 2)}, "^locations must have shape"),
-        ({"locations": ones(2, 5, 3, 2, 4, 3)}, "^locations must have shape"),
-        ({"locations": ones(2, 0, 3, 2, 4, 2)}, "^locations must have shape"),
-        ({"locations": ones(2, 5, 3, 2, 4)}, "^locations must have shape"),
-        ({"locations": ones(2, 5, 3, 2, 4, 2, dtype=torch.bfloat16)}, "^locations must be float32 or the dtype of va"),
-        ({"locations": ones(2, 5, 3, 2, 4, 2, dtype=torch.float64)}, "^locations must be float32 or the dtype of va"),
-        ({"locations": ones(2, 5, 3, 2, 4, 2, dtype=torch.int64)}, "^locations must be float64"),
-        ({"locations": ones(2, 5, 3, 2, 4, 2).to("meta")}, "^locations is on meta but values is on cpu"),
-        ({"weights": 1.0}, "^weights must be a tensor, not float"),
-        ({"weights": ones(2, 5, 3, 8)}, r"^weights must have shape \(B, Q, heads, levels, points\)"),
-        ({"weights": ones(2, 5, 3, 2, 3)}, "^weights must have shape"),
-        ({"weights": ones(2, 5, 3, 2, 4, dtype=torch.float16)}, "^weights must be float32 or the dtype of values"),
-        ({"weights": ones(2, 5, 3, 2, 4, dtype=torch.bool)}, "^weights must be float64"),
-        ({"weights": ones(2, 5, 3, 2, 4).to("meta")}, "^weights is on meta but values is on cpu"),
-        ({"backend": "cuda"}, "^backend 'cuda' does not exist for deform_attn"),
-    ],
-)
-def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
-    right = {
-        "values": ones(2, 7, 3, 4),
-        "shapes": [(2, 3), (1, 1)],
-        "locations": ones(2, 5, 3, 2, 4, 2),
-        "weights": ones(2, 5, 3, 2, 4),
-    }
-    assert deform_attn(**right).shape == (2, 5, 12)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=message) as caught:
-        deform_attn(**{**right, **arguments})
-    assert "\n" not in str(caught.value)
