@@ -9,10 +9,6 @@ before a time is printed: finite everywhere, and at small sizes equal to the por
 import argparse
 import json
 import logging
-import os
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,20 +20,15 @@ from cpu_accuracy import relative_error
 from cpu_memory import WARM_UP_SIZE
 from cpu_models import LARGEST_DIFFERENCE, OURS, VIT, build, images_of, portable_ops
 from cpu_report import table
+from fresh_process import HOW_TIMED, in_fresh_process, memory_cell, time_cell, timed, write_page
 
 SIZES = (224, 512, 1024, 2048, 4096, 8192, 16384)
 LIMIT = 600.0
 CHECKED_UP_TO = 512
 """Pixels up to which outputs are compared with the portable backend's, which takes long beyond."""
-ENOUGH = 5.0
-"""Seconds of measured passes after which there is no further one; at most REPETITIONS."""
-REPETITIONS = 9
 HOW = (
-    "Features of the whole image (`forward_features`), float32, batch 1, random weights and pixels, eager. Each row is "
-    "a fresh process, in which a small image has passed through the model once. Time is the median of nine further "
-    "passes, or of those that fit into 5 s, after one that is not counted; where that took 5 s or more, it is the one "
-    "that counts. Memory is the largest resident set of the whole process (VmHWM): Python, libraries, weights and the "
-    f"image included. Every output is finite; up to {CHECKED_UP_TO} px those of vrwkv_tiny agree with the portable "
+    "Features of the whole image (`forward_features`), float32, batch 1, random weights and pixels, eager. "
+    f"{HOW_TIMED} Every output is finite; up to {CHECKED_UP_TO} px those of vrwkv_tiny agree with the portable "
     "backend's (largest difference below, relative to the largest output). A model that did not finish within the "
     "limit was stopped, and its larger images were not tried."
 )
@@ -51,44 +42,13 @@ def measure(name: str, size: int) -> dict[str, Any]:
     """
     model = build(name).eval()
     image = images_of(1, size)
-    seconds: list[float] = []
     with torch.inference_mode():
         model.forward_features(images_of(1, min(size, WARM_UP_SIZE)))
-        begun = time.perf_counter()
-        features = model.forward_features(image)
-        first = time.perf_counter() - begun
         # The peak of what is timed; the portable backend, which needs more, runs afterwards.
-        if not features.isfinite().all():
-            raise SystemExit(f"{name} at {size} px: an output is not finite: not timed")
-        while first < ENOUGH and len(seconds) < REPETITIONS and sum(seconds) < ENOUGH:
-            begun = time.perf_counter()
-            model.forward_features(image)
-            seconds.append(time.perf_counter() - begun)
-        peak = largest_resident()
+        features, found = timed(lambda: model.forward_features(image), f"{name} at {size} px")
         difference = _difference(name, size, lambda: model.forward_features(image), features)
     tokens = features.shape[1] - getattr(model, "num_prefix_tokens", 0)
-    every = seconds or [first]
-    return {
-        "seconds": statistics.median(every),
-        "all": every,
-        "peak_bytes": peak,
-        "tokens": tokens,
-        "difference": difference,
-    }
-
-
-def largest_resident() -> int:
-    """Bytes of the largest resident set that this process has had.
-
-    Raises:
-        SystemExit: not on Linux.
-    """
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    for line in lines:
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit("/proc/self/status does not show VmHWM: memory is measured on Linux only")
+    return {**found, "tokens": tokens, "difference": difference}
 
 
 def _difference(name: str, size: int, compute: Callable[[], torch.Tensor], features: torch.Tensor) -> float | None:
@@ -104,23 +64,7 @@ def _difference(name: str, size: int, compute: Callable[[], torch.Tensor], featu
 
 def measure_in_fresh_process(name: str, size: int, limit: float) -> dict[str, Any]:
     """What `measure` finds in a process of its own, or {"stopped": seconds} or {"failed": reason}."""
-    request = json.dumps({"name": name, "size": size, "threads": torch.get_num_threads()})
-    try:
-        finished = subprocess.run(
-            [sys.executable, __file__, "--measure", request], capture_output=True, text=True, timeout=limit
-        )
-    except subprocess.TimeoutExpired:
-        return {"stopped": limit}
-    if finished.returncode:
-        return {"failed": _reason(finished)}
-    return json.loads(finished.stdout.splitlines()[-1])
-
-
-def _reason(finished: subprocess.CompletedProcess[str]) -> str:
-    if finished.returncode < 0:
-        # The kernel's way of ending what asks for more memory than there is.
-        return "killed: out of memory" if finished.returncode == -9 else f"ended by signal {-finished.returncode}"
-    return (finished.stderr.strip().splitlines() or ["no message"])[-1]
+    return in_fresh_process(__file__, {"name": name, "size": size}, limit)
 
 
 def measure_all(sizes: Sequence[int], limit: float, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -152,11 +96,11 @@ def render(raw: dict[str, Any]) -> str:
             (
                 size,
                 str(tokens),
-                _time(ours, raw["limit"]),
-                _time(rival, raw["limit"]),
+                time_cell(ours, raw["limit"]),
+                time_cell(rival, raw["limit"]),
                 ratio,
-                _memory(ours),
-                _memory(rival),
+                memory_cell(ours),
+                memory_cell(rival),
             )
         )
         if ours.get("difference") is not None:
@@ -177,34 +121,6 @@ def render(raw: dict[str, Any]) -> str:
     )
 
 
-def _time(found: dict[str, Any], limit: float) -> str:
-    if "seconds" in found:
-        return f"{found['seconds']:.3g}"
-    if "stopped" in found:
-        return f"stopped after {_minutes(limit)}"
-    if "skipped" in found:
-        return f"not tried: gave up at {found['skipped']} px"
-    return found.get("failed", "not measured")
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} s"
-
-
-def _memory(found: dict[str, Any]) -> str:
-    return f"{found['peak_bytes'] / 2**20:.0f}" if "peak_bytes" in found else "–"
-
-
-def write(raw: dict[str, Any], folder: Path) -> None:
-    """Both files, complete or as they were."""
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = {"image_sizes.json": json.dumps(raw, indent=1, ensure_ascii=False) + "\n", "image_sizes.md": render(raw)}
-    for name, text in texts.items():
-        temporary = folder / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / name)
-
-
 def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -221,7 +137,11 @@ def main() -> None:
         return
     if min(options.sizes) < 1 or options.limit <= 0:
         parser.error("sizes and the limit must be greater than 0")
-    raw = measure_all(options.sizes, options.limit, lambda partial: write(partial, options.output))
+    raw = measure_all(
+        options.sizes,
+        options.limit,
+        lambda partial: write_page(partial, render(partial), options.output, "image_sizes"),
+    )
     print(render(raw))
 
 

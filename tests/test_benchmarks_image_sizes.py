@@ -27,11 +27,12 @@ def use_model(monkeypatch: pytest.MonkeyPatch, damage: Any = lambda features: fe
         return model
 
     monkeypatch.setattr("image_sizes.build", build)
-    monkeypatch.setattr("image_sizes.ENOUGH", 0.2)
+    monkeypatch.setattr("fresh_process.ENOUGH", 0.2)
 
 
 def test_a_right_model_is_timed_and_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from image_sizes import OURS, largest_resident, measure
+    from fresh_process import largest_resident
+    from image_sizes import OURS, measure
 
     use_model(monkeypatch)
     found = measure(OURS, 40)
@@ -54,7 +55,6 @@ def test_a_wrong_output_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_takes_too_long_is_stopped_and_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    import image_sizes
     from image_sizes import OURS, VIT, measure_all, render
 
     asked = []
@@ -68,7 +68,7 @@ def test_what_takes_too_long_is_stopped_and_not_tried_again(monkeypatch: pytest.
         result = '{"seconds": 0.5, "all": [0.5], "peak_bytes": 1048576, "tokens": 196, "difference": 2e-7}'
         return subprocess.CompletedProcess(command, 0, f"compiled\n{result}\n", "")
 
-    monkeypatch.setattr(image_sizes.subprocess, "run", run)
+    monkeypatch.setattr("fresh_process.subprocess.run", run)
     pages = []
     page = render(measure_all((448, 224, 896), 600, lambda partial: pages.append(render(partial))))
     assert len(asked) == 3
