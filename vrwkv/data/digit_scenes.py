@@ -10,18 +10,18 @@ from vrwkv.data.digits import DIGIT_NAMES, DigitsSource
 from vrwkv.data.split import split_indices
 from vrwkv.errors import InputError
 
-DIGITS_IN_A_SCENE = (4, 7)
+DIGITS_IN_A_SCENE = (6, 10)
 """Fewest and most."""
-_HEIGHTS = (0.22, 0.36)
+_HEIGHTS = (0.25, 0.32)
 """Height of a digit's scan over the shorter side of the scene."""
-_LARGEST_ROTATION = 12.0
+_LARGEST_ROTATION = 8.0
 """Degrees."""
 _INK = 0.5
 """A pixel belongs to a digit where the stroke covers at least this part of it."""
 _LARGEST_OVERLAP = 0.05
 """Part of a digit's box that may lie on boxes drawn before."""
 _LEAST_CONTRAST = 90.0
-"""Gray levels between a stroke and the mean of the canvas."""
+"""Gray levels by which a stroke is brighter than the canvas around it."""
 _TRIES = 50
 
 
@@ -48,7 +48,7 @@ class Scene:
 
 
 class DigitScenes(Sequence[Scene]):
-    """Scenes of four to seven of scikit-learn's scanned digits, rotated, scaled, coloured, on textured canvases.
+    """Scenes of six to ten of scikit-learn's scanned digits, rotated, scaled, bright on textured canvases.
 
     A scene is a function of split, index, size and seed. The scans are divided, not the scenes: those of held-out
     scenes are in no training scene.
@@ -73,15 +73,15 @@ class DigitScenes(Sequence[Scene]):
         self._scans = [np.asarray(digits[index]["image"].convert("L")) for index in range(len(digits))]
         self._labels = digits.labels
         self._key = (seed, ("train", "held_out", "all").index(split), *size)
-        self.count, self.size = count, size
+        self._number, self.size = count, size
         self.class_names = list(DIGIT_NAMES)
 
     def __len__(self) -> int:
-        return self.count
+        return self._number
 
     def __getitem__(self, index: int) -> Scene:  # type: ignore[override]
         """The scene at `index`, 0 <= index < len(self)."""
-        if not 0 <= index < self.count:
+        if not 0 <= index < self._number:
             raise IndexError(index)
         generator = np.random.default_rng(np.random.SeedSequence(self._key[0], spawn_key=(*self._key[1:], index)))
         image = _canvas(generator, self.size)
@@ -111,8 +111,8 @@ class DigitScenes(Sequence[Scene]):
 def _canvas(generator: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     """(H, W, 3) float64: two colours mixed by clouds and stripes."""
     height, width = size
-    first = generator.uniform(30, 225, 3)
-    second = np.clip(first + generator.uniform(-50, 50, 3), 0, 255)
+    first = generator.uniform(20, 120, 3)
+    second = np.clip(first + generator.uniform(-50, 50, 3), 0, 140)
     clouds = generator.uniform(0, 1, tuple(generator.integers(3, 9, 2))).astype(np.float32)
     smooth = np.asarray(Image.fromarray(clouds).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64)
     angle, period = generator.uniform(0, np.pi), generator.uniform(6, 24)
@@ -125,11 +125,11 @@ def _canvas(generator: np.random.Generator, size: tuple[int, int]) -> np.ndarray
 def _turned(scan: np.ndarray, generator: np.random.Generator, side: int) -> np.ndarray:
     """(h, w) float64 in [0, 1]: how much of each pixel the scanned strokes cover, cropped to them."""
     height = max(8, round(side * generator.uniform(*_HEIGHTS)))
-    width = max(8, round(height * generator.uniform(0.8, 1.1)))
+    width = max(8, round(height * generator.uniform(0.85, 1.0)))
     large = Image.fromarray(np.pad(scan, 2)).resize((round(width * 1.5), round(height * 1.5)), Image.Resampling.BICUBIC)
     turned = large.rotate(generator.uniform(-_LARGEST_ROTATION, _LARGEST_ROTATION), Image.Resampling.BICUBIC)
-    # Thin strokes never reach the whole of the scale: 180 of 255 is full ink.
-    cover = np.clip(np.asarray(turned, dtype=np.float64) / 180, 0, 1)
+    # Thin strokes never reach the whole of the scale: 150 of 255 is full ink.
+    cover = np.clip(np.asarray(turned, dtype=np.float64) / 150, 0, 1)
     rows, columns = np.flatnonzero((cover >= _INK).any(1)), np.flatnonzero((cover >= _INK).any(0))
     return cover[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
@@ -147,8 +147,6 @@ def _free_corner(shape: tuple[int, ...], covered: np.ndarray, generator: np.rand
 
 
 def _stroke_colour(below: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """(3,) a colour that is far from the canvas below in brightness."""
-    level = below.mean()
-    darker, lighter = level - _LEAST_CONTRAST, level + _LEAST_CONTRAST
-    gray = generator.uniform(0, darker) if darker > 255 - lighter else generator.uniform(lighter, 255)
+    """(3,) a colour brighter than the canvas below."""
+    gray = generator.uniform(below.mean() + _LEAST_CONTRAST, 255)
     return np.clip(gray + generator.uniform(-30, 30, 3), 0, 255)
