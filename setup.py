@@ -2,7 +2,8 @@
 
 from setuptools import find_packages, setup
 
-RECIPES = {f"vrwkv.configs.{folder}": f"configs/{folder}" for folder in ("classification", "clip", "mae")}
+FOLDERS = ("classification", "clip", "detection", "mae", "segmentation", "segmentation/_base_")
+RECIPES = {f"vrwkv.configs.{folder.replace('/', '.')}": f"configs/{folder}" for folder in FOLDERS}
 
 setup(
     packages=[
@@ -12,5 +13,5 @@ setup(
         *RECIPES,
     ],
     package_dir={"vrwkv.configs": "configs", **RECIPES},
-    package_data={"rwkv_clip.model_configs": ["*.json"], **{folder: ["*.yaml"] for folder in RECIPES}},
+    package_data={"rwkv_clip.model_configs": ["*.json"], **{folder: ["*.yaml", "*.py"] for folder in RECIPES}},
 )

@@ -17,7 +17,14 @@ BELOW = {
     "vrwkv.data": (),
     "vrwkv.evaluate": (),
     "vrwkv.training": ("vrwkv.models", "vrwkv.data", "vrwkv.evaluate", "vrwkv.layers", "vrwkv.ops"),
-    "vrwkv.dense": ("vrwkv.models", "vrwkv.layers", "vrwkv.ops"),
+    "vrwkv.dense": (
+        "vrwkv.training",
+        "vrwkv.models",
+        "vrwkv.data",
+        "vrwkv.evaluate",
+        "vrwkv.layers",
+        "vrwkv.ops",
+    ),
     "vrwkv.export": ("vrwkv.models", "vrwkv.layers", "vrwkv.ops"),
     "vrwkv.visualize": ("vrwkv.evaluate", "vrwkv.data", "vrwkv.models", "vrwkv.layers", "vrwkv.ops"),
     "vrwkv.objectives": (

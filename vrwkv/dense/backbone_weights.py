@@ -33,15 +33,19 @@ def load_backbone(model: VisionRWKV, checkpoint: str | Path, prefix: str | None 
     stored = read_state_dict(_local_file(str(checkpoint)))
     tensors = from_published_names(model, _below(stored, prefix, str(checkpoint)))
     own = model.state_dict()
-    # The final norm keeps its published name, ln1, where the model has none to translate it to.
-    optional = ("head.", "norm.", "ln1.")
-    absent = tuple(part for part in optional if not any(name.startswith(part) for name in own))
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(absent)}
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(absent_parts(model))}
     if not any(name.startswith(ADAPTER_PARTS) for name in tensors):
         tensors |= {name: tensor for name, tensor in own.items() if name.startswith(ADAPTER_PARTS)}
     if not any(_is_layer_scale(name) for name in tensors):
         tensors |= {name: tensor for name, tensor in own.items() if _is_layer_scale(name)}
     load_strictly(model, checkpoint_filter_fn(tensors, model), str(checkpoint))
+
+
+def absent_parts(model: VisionRWKV) -> tuple[str, ...]:
+    """Beginnings of the names, in a classifier's file, of a head and a final norm that the model does not have."""
+    # The final norm keeps its published name, ln1, where the model has none to translate it to.
+    own, optional = model.state_dict(), ("head.", "norm.", "ln1.")
+    return tuple(part for part in optional if not any(name.startswith(part) for name in own))
 
 
 def _is_layer_scale(name: str) -> bool:

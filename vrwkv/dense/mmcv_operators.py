@@ -8,6 +8,7 @@ torch then work as they are; a compiled one raises an error that says so when it
 import importlib
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -36,7 +37,10 @@ def answer_for_compiled_operators() -> bool:
     except ModuleNotFoundError as error:
         if error.name != EXTENSION:
             raise
-        sys.modules[EXTENSION] = _Missing(EXTENSION)
+        module = _Missing(EXTENSION)
+        # Without a loader, mmengine sees that full mmcv is not installed.
+        module.__spec__ = ModuleSpec(EXTENSION, None)
+        sys.modules[EXTENSION] = module
         return True
     return False
 

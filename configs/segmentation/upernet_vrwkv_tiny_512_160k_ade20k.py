@@ -1,0 +1,16 @@
+# Without the adapter: VRWKV-T, its maps after each quarter of the blocks rescaled to strides 4 to 32, and UperNet.
+_base_ = ["upernet_vrwkv_adapter_tiny_512_160k_ade20k.py"]
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type="VisionRWKV",
+        img_size=224,
+        embed_dim=192,
+        depth=12,
+        init_values=1.0,
+        drop_path_rate=0.1,
+        out_indices=(2, 5, 8, 11),
+        init_cfg=dict(type="Pretrained", checkpoint="vrwkv_t_in1k_224.pth"),
+    ),
+    neck=dict(type="Feature2Pyramid", embed_dim=192, rescales=[4, 2, 1, 0.5], norm_cfg=dict(type="BN")),
+)
