@@ -2,9 +2,7 @@
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", reduce_zero_label=True),
-    dict(type="RandomResize", scale=(128, 128), ratio_range=(0.8, 1.25), keep_ratio=True),
-    dict(type="RandomCrop", crop_size=(128, 128)),
-    dict(type="PhotoMetricDistortion"),
+    dict(type="PhotoMetricDistortion", brightness_delta=16, contrast_range=(0.8, 1.2)),
     dict(type="PackSegInputs"),
 ]
 test_pipeline = [
