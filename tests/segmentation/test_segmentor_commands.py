@@ -1,6 +1,9 @@
 """Training, resuming and testing a segmentor through the commands."""
 
+import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import vrwkv.dense.mmseg
 from vrwkv.commands import test_segmentor as testing
 from vrwkv.commands import train_segmentor as training
+from vrwkv.dense.segmentation.exact_order import ExactSampler
 from vrwkv.models import to_published
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -67,7 +72,6 @@ def test_whole_segmentors_load_from_any_layout(write_config: WriteConfig, tmp_pa
     training.main([config, "train_cfg.max_iters=2", "--work-dir", str(run)])
     expected = json.loads((run / "results.json").read_text())
     tensors = weights(run)
-    import vrwkv.dense.mmseg
     from vrwkv.dense.segmentation.config import load_segmentor_config
 
     backbone = vrwkv.dense.mmseg.MODELS.build(load_segmentor_config(config).model.backbone)
@@ -89,3 +93,24 @@ def test_fine_tuning_starts_from_a_whole_segmentor(write_config: WriteConfig, tm
     one, two = weights(first), weights(tmp_path / "second")
     trained = [name for name in one if "running" not in name and "num_batches" not in name]
     assert all(torch.equal(one[name], two[name]) for name in trained)
+
+
+def test_two_processes_share_the_samples(write_config: WriteConfig, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = [str(write_config()), "train_cfg.max_iters=2", "--work-dir", str(run)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    tool = str(Path(__file__).parents[2] / "tools" / "train_segmentor.py")
+    finished = subprocess.run([*torchrun, tool, *arguments], capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.stdout.count("drawing 6 + 4 digit scenes") == 1
+    assert finished.stdout.count("mean IoU") == 1
+    assert "not a number" not in finished.stdout
+    assert all(tensor.isfinite().all() for tensor in weights(run).values() if tensor.is_floating_point())
+    whole = list(itertools.islice(ExactSampler(range(10), seed=3), 12))
+    parts = []
+    for rank in range(2):
+        sampler = ExactSampler(range(10), seed=3)
+        sampler.rank, sampler.world_size, sampler.start = rank, 2, 1
+        parts.append(list(itertools.islice(sampler, 5)))
+    assert [draw for pair in zip(*parts, strict=True) for draw in pair] == whole[2:]
+    assert [draw.position for draw in parts[1]] == [3, 5, 7, 9, 11]

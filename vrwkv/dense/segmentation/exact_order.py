@@ -15,6 +15,7 @@ from mmengine.registry import DATA_SAMPLERS, LOOPS
 from mmengine.runner import IterBasedTrainLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from mmseg.registry import TRANSFORMS
+from torch.utils.data import DataLoader
 
 from vrwkv.training.randomness import seed_generators
 
@@ -70,6 +71,25 @@ class SeedSample(BaseTransform):
         return results
 
 
+class _SkippingIterator(_InfiniteDataloaderIterator):
+    """Batches of a loader that starts in the right place; those that mmengine loads to skip them cost nothing."""
+
+    def __init__(self, dataloader: DataLoader, done: int) -> None:
+        super().__init__(dataloader)
+        self._to_skip = done
+
+    def skip_iter(self, num_iters: int) -> None:
+        """Leave out batches, as later versions of mmengine do."""
+        self._to_skip -= num_iters
+
+    def __next__(self) -> Any:
+        """The next batch; None in the place of one that was learnt from before the interruption."""
+        if self._to_skip > 0:
+            self._to_skip -= 1
+            return None
+        return super().__next__()
+
+
 @LOOPS.register_module()
 class ExactTrainLoop(IterBasedTrainLoop):
     """mmengine's `IterBasedTrainLoop` whose steps draw the same random numbers whether or not a run was interrupted."""
@@ -79,9 +99,7 @@ class ExactTrainLoop(IterBasedTrainLoop):
         done = self._iter
         if done:
             self.dataloader.sampler.start = done * self.dataloader.batch_size
-            remaining = _InfiniteDataloaderIterator(self.dataloader)
-            # What the parent class loads to skip it costs nothing here.
-            self.dataloader_iterator = itertools.chain(itertools.repeat(None, done), remaining)
+            self.dataloader_iterator = _SkippingIterator(self.dataloader, done)
         return super().run()
 
     def run_iter(self, data_batch: Any) -> None:

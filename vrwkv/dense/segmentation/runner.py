@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
+from mmengine.dist import init_dist, is_distributed
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
@@ -30,6 +32,13 @@ class SegmentorRunner(Runner):
     def get_hooks_info(self) -> str:
         """Names of the hooks, for the log."""
         return ", ".join(type(hook).__name__ for hook in self.hooks)
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        """mmengine's, which would ask for a GPU of each process where there is none."""
+        if not self.distributed or torch.cuda.is_available() or model_wrapper_cfg is not None:
+            return super().wrap_model(model_wrapper_cfg, model)
+        unused = self.cfg.get("find_unused_parameters", False)
+        return MMDistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=unused)
 
     def load_or_resume(self) -> None:
         """Load or resume as configured, before training.
@@ -61,6 +70,7 @@ def train_segmentor(config: Config) -> dict[str, float]:
     Raises:
         InputError: what `check_segmentor` finds, files that cannot be read, or a checkpoint of another model.
     """
+    join_processes(config)
     check_segmentor(config, "train", "validation")
     order_exactly(config)
     start = config.get("load_from") if not config.get("resume") else None
@@ -91,6 +101,7 @@ def evaluate_segmentor(
     """
     if config.get("test_dataloader") is None or config.get("test_evaluator") is None:
         raise InputError("the configuration has no test_dataloader with test_evaluator")
+    join_processes(config)
     check_segmentor(config, "test")
     if test_time_augmentation:
         if config.get("tta_pipeline") is None:
@@ -103,6 +114,17 @@ def evaluate_segmentor(
     load_segmentor(model.module if test_time_augmentation else model, checkpoint)  # type: ignore[arg-type]
     with worker_errors_shortened():
         return _fractions(runner.test())
+
+
+def join_processes(config: Config) -> None:
+    """Join the process group under torchrun, before any of the processes draws or checks data."""
+    if config.get("launcher", "none") == "none" or is_distributed():
+        return
+    options = dict((config.get("env_cfg") or {}).get("dist_cfg") or {"backend": "nccl"})
+    if torch.cuda.is_available():
+        init_dist(config.launcher, **options)
+    else:
+        torch.distributed.init_process_group("gloo")
 
 
 def _build_runner(config: Config) -> SegmentorRunner:
