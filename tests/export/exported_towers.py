@@ -5,12 +5,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
 import vrwkv  # noqa: F401
+from vrwkv.errors import InputError
 from vrwkv.export import Tower, image_tower
+from vrwkv.export.aot_inductor import check_compiler
 
 SMALL = {"depth": 1, "embed_dim": 48, "num_classes": 10}
 
@@ -49,6 +52,14 @@ def moved(model: nn.Module) -> nn.Module:
 
 def small_image_tower(name: str, **kwargs: object) -> Tower:
     return image_tower(moved(timm.create_model(name, **{**SMALL, **kwargs})))
+
+
+def skip_without_compiler() -> None:
+    """Skip a test that needs a C++ compiler where there is none."""
+    try:
+        check_compiler()
+    except InputError as error:
+        pytest.skip(str(error))
 
 
 def run_without_vrwkv(path: Path, inputs: Tensor) -> Tensor:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import timm
-from exported_towers import SMALL, moved
+import torch
+from exported_towers import SMALL, moved, small_image_tower
 from safetensors.torch import save_file
 
 import vrwkv.export.write as writing
 from vrwkv.errors import InputError
-from vrwkv.export.parity import Difference
+from vrwkv.export.errors import ExportFailure
+from vrwkv.export.parity import Difference, compare_with_eager
 
 NAME = "vrwkv6_tiny_patch16_224"
 TOOL = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "export.py"))
@@ -62,6 +64,14 @@ def test_a_file_that_disagrees_is_not_left(
     assert stopped.value.code == 1
     assert "disagrees with eager" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_does_not_run_is_a_failure_in_one_line() -> None:
+    def broken(images: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("bmm failed\nand much more")
+
+    with pytest.raises(ExportFailure, match=r"does not run on inputs of shape \(1, 3, 224, 224\): bmm failed$"):
+        compare_with_eager(small_image_tower(NAME, num_heads=3), broken)
 
 
 def test_nan_is_a_difference() -> None:

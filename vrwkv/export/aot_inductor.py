@@ -14,7 +14,7 @@ from vrwkv.export.tower import Tower
 from vrwkv.ops.exporting import chunks_of
 
 CHUNK = 64
-"""Tokens in a chunk: decays up to 30 are exact from 32 tokens on, and 16384 tokens (2048 pixels) need 257 chunks."""
+"""Tokens in a chunk: decays up to 30 are exact from 32 tokens on, and 16384 tokens (2048 pixels) need 258 chunks."""
 
 
 def check_compiler() -> None:

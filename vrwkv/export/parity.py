@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vrwkv.export.errors import ExportFailure
 from vrwkv.export.tower import Tower
 
 LARGEST_DIFFERENCE = 1e-4  # relative to the largest value that eager gives
@@ -26,13 +27,21 @@ class Difference:
 
 
 def compare_with_eager(tower: Tower, exported: Callable[[Tensor], Tensor], seed: int = 0) -> list[Difference]:
-    """Differences on random inputs of all `check_shapes`."""
+    """Differences on random inputs of all `check_shapes`.
+
+    Raises:
+        ExportFailure: the exported file does not run.
+    """
     differences = []
     for shape in tower.check_shapes:
         given = tower.draw(shape, torch.Generator().manual_seed(seed))
         with torch.no_grad():
             expected = tower.module(given).double()
-            computed = exported(given).double()
+            try:
+                computed = exported(given).double()
+            except RuntimeError as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise ExportFailure(f"the exported file does not run on inputs of shape {shape}: {reason}") from error
         if computed.shape != expected.shape:
             differences.append(Difference(shape, float("inf"), float("inf")))
             continue

@@ -49,7 +49,9 @@ def bi_wkv_exported(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor) -> Tenso
     else:
         # sqrt has no name in the ONNX exporter, ceil none in saved programs
         chunk = fixed_chunk() or math.trunc(num_tokens**0.5) + 1
-        count = num_tokens // chunk + 1  # always some padding: none would have to be told apart by a guard
+        # Always some padding: none would have to be told apart by a guard. Nor may there be a single chunk, for which
+        # the exporter notes other shapes than for several; the root gives two from two tokens on.
+        count = num_tokens // chunk + (1 if fixed_chunk() is None else 2)
     padding = count * chunk - num_tokens
     weights = chunk_weights(decay / num_tokens, bonus / num_tokens, chunk, count)
 
