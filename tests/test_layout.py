@@ -28,6 +28,7 @@ BELOW = {
     "vrwkv.export": ("vrwkv.models", "vrwkv.layers", "vrwkv.ops"),
     "vrwkv.visualize": ("vrwkv.evaluate", "vrwkv.data", "vrwkv.models", "vrwkv.layers", "vrwkv.ops"),
     "vrwkv.objectives": (
+        "vrwkv.dense",
         "vrwkv.training",
         "vrwkv.models",
         "vrwkv.data",

@@ -10,6 +10,7 @@ from vrwkv.errors import InputError
 _EXTRAS = {
     **dict.fromkeys(("tyro", "yaml", "tqdm", "grain", "matplotlib", "tensorboard", "sklearn"), "train"),
     "open_clip": "clip",
+    "pycocotools": "det",
     "datasets": "huggingface",
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
 }

@@ -135,6 +135,21 @@ def test_any_image_size_gives_four_maps(size: tuple[int, int], taps: str) -> Non
         assert each.isfinite().all()
 
 
+def test_one_image_too_small_for_batch_norm_is_refused_in_training_only() -> None:
+    model = small()
+    x = torch.randn(1, 3, 32, 20)
+    with pytest.raises(ValueError, match=r"one image of 32 × 20 pixels .* batch norm at stride 32") as caught:
+        model.train()(x)
+    assert "\n" not in str(caught.value)
+    for fitting in (torch.randn(2, 3, 32, 20), torch.randn(1, 3, 33, 20), torch.randn(1, 3, 8 + 16, 33)):
+        assert model(fitting)[3].isfinite().all()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    assert model(x)[3].isfinite().all()
+    assert model.eval()(x)[3].isfinite().all()
+
+
 def test_a_padded_image_is_padded_with_zeros() -> None:
     model, x = small(), torch.randn(1, 3, 50, 40)
     padded = torch.zeros(1, 3, 64, 64)

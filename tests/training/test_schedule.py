@@ -34,8 +34,9 @@ def test_linear_constant_and_a_warmup_in_steps() -> None:
 
 
 def test_rates_depend_on_the_step_alone() -> None:
-    for name in ("cosine", "linear", "constant", "onecycle"):
-        config = ScheduleConfig(name, warmup_steps=7)  # type: ignore[arg-type]
+    for name in ("cosine", "linear", "constant", "onecycle", "step"):
+        milestones = (6.2,) if name == "step" else ()
+        config = ScheduleConfig(name, warmup_steps=7, milestones=milestones)  # type: ignore[arg-type]
         assert rates(config, [63]) == rates(config, [0, 5, 99, 63])[-1:]
 
 
@@ -73,3 +74,25 @@ def test_impossible_schedules_are_input_errors() -> None:
         rates(ScheduleConfig(warmup_epochs=10), [0])
     with pytest.raises(InputError, match=r"schedule\.min_lr 2 is above"):
         rates(ScheduleConfig(min_lr=2.0), [0])
+
+
+def test_steps_fall_exactly_at_their_milestones_whatever_the_warmup() -> None:
+    config = ScheduleConfig("step", warmup_steps=4, warmup_lr=0.2, milestones=(2, 5.5))
+    expected = [0.2, 0.4, 0.8, 1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
+    assert rates(config, [0, 1, 3, 4, 19, 20, 54, 55, 99]) == pytest.approx(expected)
+    halved = ScheduleConfig("step", milestones=(1,), decay_rate=0.5)
+    assert rates(halved, [9, 10], lr=0.3) == pytest.approx([0.3, 0.15])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "step"}, "milestones belong to name=step"),
+        ({"name": "cosine", "milestones": (3,)}, "milestones belong to name=step"),
+        ({"name": "step", "milestones": (5, 3)}, "milestones must be positive and rise"),
+        ({"name": "step", "milestones": (5,), "decay_rate": 1.0}, "decay_rate must lie between 0 and 1"),
+    ],
+)
+def test_milestones_that_make_no_sense_are_refused(options: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        ScheduleConfig(**options)

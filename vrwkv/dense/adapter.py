@@ -102,8 +102,13 @@ class VisionRWKVAdapter(VisionRWKV):
                 module.reset_parameters()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        """(B, in_chans, H, W) images -> maps (B, embed_dim, ⌈H / s⌉, ⌈W / s⌉) for the strides s = 4, 8, 16, 32."""
+        """(B, in_chans, H, W) images -> maps (B, embed_dim, ⌈H / s⌉, ⌈W / s⌉) for the strides s = 4, 8, 16, 32.
+
+        Raises:
+            ValueError: in training, one image of at most 32 × 32 pixels, which leaves batch norm nothing to average.
+        """
         height, width = x.shape[2:]
+        self._check_batch_statistics(x)
         x = F.pad(x, (0, (32 - width % 32) % 32, 0, (32 - height % 32) % 32))
         first, *pyramid = self.spm(x)
         shapes = [(level.shape[2], level.shape[3]) for level in pyramid]
@@ -127,6 +132,19 @@ class VisionRWKVAdapter(VisionRWKV):
             norm(each)[:, :, : -(-height // stride), : -(-width // stride)]
             for norm, each, stride in zip(norms, maps, STRIDES, strict=True)
         )
+
+    def _check_batch_statistics(self, x: Tensor) -> None:
+        norms = (self.spm.conv4[1], self.norm4)
+        # Not those that look at all processes together (SyncBatchNorm), which may well have more.
+        if not any(isinstance(norm, nn.BatchNorm2d) and norm.training for norm in norms):
+            return
+        stride = STRIDES[-1]
+        if x.shape[0] == 1 and x.shape[2] <= stride and x.shape[3] <= stride:
+            raise ValueError(
+                f"one image of {x.shape[2]} × {x.shape[3]} pixels (height × width) is too little to train on: batch "
+                f"norm at stride {stride} needs more than one value; give more images, a side above {stride} pixels, "
+                "or put the batch norms into eval mode"
+            )
 
     def _run_stage(self, stage: tuple[int, int], grid: tuple[int, int], x: Tensor) -> Tensor:
         for block in self.blocks[stage[0] : stage[1] + 1]:

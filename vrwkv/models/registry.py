@@ -66,6 +66,15 @@ def _hub(repository: str, filename: str) -> dict[str, Any]:
     return {"hf_hub_id": repository, "hf_hub_filename": filename}
 
 
+# Positions are learnt at the size of the images, except here.
+_POSITION_SIZES = {"vrwkv_large_patch16_384": 192}
+
+
+def registered_position_size(architecture: str) -> int | None:
+    """Pixels on each side that a registered model's positions are for, where that is not its images' size."""
+    return _POSITION_SIZES.get(architecture)
+
+
 # The first tag of a name is the default.
 default_cfgs = generate_default_cfgs(
     {
@@ -80,9 +89,11 @@ default_cfgs = generate_default_cfgs(
 
 def _create(variant: str, pretrained: bool, kwargs: dict[str, Any], **defaults: Any) -> VisionRWKV:
     out_indices = kwargs.pop("out_indices", 3)
+    # A subclass of VisionRWKV, such as the adapter, in the size that the name stands for.
+    model_class = kwargs.pop("model_class", VisionRWKV)
     with old_containers() if pretrained else nullcontext():
         return build_model_with_cfg(
-            VisionRWKV,
+            model_class,
             variant,
             pretrained,
             pretrained_filter_fn=checkpoint_filter_fn,
@@ -116,7 +127,7 @@ def vrwkv_large_patch16_384(pretrained: bool = False, **kwargs: Any) -> VisionRW
         "vrwkv_large_patch16_384",
         pretrained,
         kwargs,
-        img_size=192,
+        img_size=_POSITION_SIZES["vrwkv_large_patch16_384"],
         embed_dim=1024,
         depth=24,
         post_norm=True,

@@ -109,8 +109,9 @@ class OptimConfig:
 class ScheduleConfig:
     """The learning rate over the run; it changes at every step. onecycle ignores the other keys."""
 
-    name: Literal["cosine", "linear", "constant", "onecycle"] = "cosine"
-    """Course after the warm-up. onecycle: RWKV-CLIP's, with its own rise, fall and beta1 (0.95-0.85-0.95)."""
+    name: Literal["cosine", "linear", "constant", "step", "onecycle"] = "cosine"
+    """Course after the warm-up. step: constant between milestones; onecycle: RWKV-CLIP's, with its own rise, fall and
+    beta1 (0.95-0.85-0.95)."""
     warmup_epochs: float = 0.0
     """Length of the linear warm-up in epochs, fractions allowed; part of train.epochs."""
     warmup_steps: int | None = None
@@ -119,10 +120,24 @@ class ScheduleConfig:
     """Learning rate at the end of cosine and linear."""
     warmup_lr: float = 0.0
     """Learning rate of the first step of the warm-up."""
+    milestones: tuple[float, ...] = ()
+    """step: epochs after which the rate is multiplied by decay_rate, such as [8, 11]."""
+    decay_rate: float = 0.1
+    """step: the factor at each milestone."""
 
     def __post_init__(self) -> None:
         for name in ("warmup_epochs", "min_lr", "warmup_lr"):
             _require_number(name, getattr(self, name), at_least=0)
+        _require(
+            (self.name == "step") == bool(self.milestones),
+            f"milestones belong to name=step, which needs some: got name={self.name} and {list(self.milestones)}",
+        )
+        _require(
+            all(0 < milestone < math.inf for milestone in self.milestones)
+            and list(self.milestones) == sorted(self.milestones),
+            f"milestones must be positive and rise, got {list(self.milestones)}",
+        )
+        _require(0 < self.decay_rate < 1, f"decay_rate must lie between 0 and 1, got {self.decay_rate}")
         if self.warmup_steps is not None:
             _require_number("warmup_steps", self.warmup_steps, at_least=0)
             _require(self.warmup_epochs == 0, "warmup_steps and warmup_epochs exclude each other: set one of them")

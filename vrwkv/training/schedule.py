@@ -4,7 +4,7 @@ import math
 from typing import Any, Protocol
 
 import torch
-from timm.scheduler import CosineLRScheduler, PolyLRScheduler, StepLRScheduler
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 
 from vrwkv.errors import InputError
@@ -91,6 +91,11 @@ def create_schedule(
         return TimmSchedule(CosineLRScheduler(optimizer, **falling))
     if config.name == "linear":
         return TimmSchedule(PolyLRScheduler(optimizer, power=1.0, **falling))
+    if config.name == "step":
+        # timm applies milestone m at step m - 1, and would count from the end of the warm-up.
+        steps = [round(milestone * steps_per_epoch) + 1 for milestone in config.milestones]
+        options |= {"decay_rate": config.decay_rate, "warmup_prefix": False}
+        return TimmSchedule(MultiStepLRScheduler(optimizer, decay_t=steps, **options))
     return TimmSchedule(StepLRScheduler(optimizer, decay_t=1, decay_rate=1.0, **options))
 
 
