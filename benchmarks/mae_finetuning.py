@@ -43,7 +43,7 @@ def runs_of(plan: Plan) -> list[Run]:
 
 
 def start(plan: Plan, folder: Path) -> dict[str, Any]:
-    """The results that are in `folder` already, or none.
+    """The results that are in `folder` already, or none. Those of a plan with fewer numbers of labels count.
 
     Raises:
         SystemExit: they belong to another plan.
@@ -52,9 +52,9 @@ def start(plan: Plan, folder: Path) -> dict[str, Any]:
     if not file.exists():
         return {"machine": machine(), "plan": plan.content(), "pretraining": {}, "runs": []}
     raw = json.loads(file.read_text(encoding="utf-8"))
-    if raw["plan"] != plan.content():
+    if not plan.extends(raw["plan"]):
         raise SystemExit(f"{file} holds results of another plan: delete it, or name another --output")
-    return raw
+    return {**raw, "plan": plan.content()}
 
 
 def measure(plan: Plan, raw: dict[str, Any], weights: Path, processes: int, report: Report) -> None:
@@ -99,7 +99,7 @@ def _keep(raw: dict[str, Any], what: int | Run, result: dict[str, Any]) -> None:
         raw["runs"].append({**asdict(what), **result})
         said = f"{what.labels} labels a class, {what.row}, {what.rate:g}, seed {what.seed}"
     else:
-        raw["pretraining"][str(what)] = result
+        raw["pretraining"].setdefault(str(what), result)
         said = f"pretraining, seed {what}"
     logging.info("%s  %s: %s", time.strftime("%H:%M:%S"), said, result)
 

@@ -22,7 +22,7 @@ CHOICE = (
     "on the tuning split, a fifth of the training images. Its labels serve this choice and nothing else: no classifier "
     "learns from these images, and pretraining sees them without labels. The held-out images take part in no choice. "
     "The seed decides which images are labelled, starting values, augmentation, order and masks; within a seed, all "
-    "rows have the same labels, and the smaller number of them is part of the larger."
+    "rows have the same labels, and a smaller number of them is part of any larger one."
 )
 
 

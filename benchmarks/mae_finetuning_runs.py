@@ -39,7 +39,7 @@ WARM_UP = 0.1
 class Plan:
     """Everything that the table depends on, apart from the two recipes in configs/."""
 
-    labels_per_class: tuple[int, ...] = (20, 5)
+    labels_per_class: tuple[int, ...] = (20, 5, 2)
     learning_rates: tuple[float, ...] = (2e-3, 6e-3, 2e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
     pretraining_epochs: int = 18
@@ -50,6 +50,15 @@ class Plan:
     def content(self) -> dict[str, Any]:
         """The plan as JSON holds it."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def extends(self, earlier: dict[str, Any]) -> bool:
+        """Whether this is the plan with `earlier` as content and perhaps some fewer labels a class added to it.
+
+        Runs of the earlier plan are runs of this one: the largest number of labels decides how many images a pass has.
+        """
+        labels = earlier["labels_per_class"]
+        same_rules = self.content() == {**earlier, "labels_per_class": list(self.labels_per_class)}
+        return same_rules and set(labels) <= set(self.labels_per_class) and max(labels) == max(self.labels_per_class)
 
     @property
     def pretraining_images(self) -> int:

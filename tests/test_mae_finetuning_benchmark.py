@@ -119,6 +119,23 @@ def test_an_unfinished_row_has_no_number() -> None:
     assert "against training from scratch, the whole budget: not finished" in page
 
 
+def test_results_of_fewer_rows_go_on_and_those_of_other_rules_do_not(tmp_path: Path) -> None:
+    from mae_finetuning import start, write
+    from mae_finetuning_runs import Plan
+
+    plan, raw = with_rows([(0.5, 0.9), (0.5, 0.9)], [(0.5, 0.8), (0.5, 0.8)])
+    write(raw, plan, tmp_path)
+    shared = {"learning_rates": plan.learning_rates, "seeds": plan.seeds}
+    more = Plan(labels_per_class=(20, 2), **shared)
+    extended = start(more, tmp_path)
+    assert extended == {**raw, "plan": more.content()}
+    assert all(more.labelled_images(run["row"]) == plan.labelled_images(run["row"]) for run in raw["runs"])
+    # More labels than before would make every pass longer; other steps or fewer rows are another table.
+    for other in (Plan((40, 20), **shared), Plan((20,), fine_tuning_steps=99, **shared), Plan((2,), **shared)):
+        with pytest.raises(SystemExit, match="another plan"):
+            start(other, tmp_path)
+
+
 class Stopped(Exception):
     pass
 
