@@ -70,6 +70,7 @@ def test_evaluating_a_run_repeats_its_numbers(run: Path, tmp_path: Path, capsys:
     evaluated = json.loads((tmp_path / "results.json").read_text())
     assert evaluated["top1"] == trained["top1"] == evaluated["resolution_top1"]["8"]
     assert evaluated["mean_per_class"] == trained["mean_per_class"]
+    assert evaluated["evaluated_weights"] == trained["evaluated_weights"]
     assert (tmp_path / "report" / "resolution.png").exists()
     out = capsys.readouterr().out
     assert "taken most often for" in out
@@ -158,6 +159,7 @@ def test_a_linear_classifier_on_a_frozen_backbone_taught_by_a_run(run: Path, pic
         (["distillation.alpha=0.5"], "missing key 'distillation.teacher'"),
         (["distillation.teacher=resnet5000"], "distillation.teacher"),
         (["evaluate.data=null", "evaluate.resolutions=[8]"], "set evaluate.data"),
+        (["evaluate.resolutions=[8, 1]"], "evaluate.resolutions must be at least a patch of the model, 2 pixels"),
         (["optim.layer_decay=2"], "layer_decay"),
         (["run.device=cuda:9"], "cuda"),
     ],
@@ -178,7 +180,10 @@ def test_mistakes_in_evaluation_are_one_line(run: Path, pictures: Path, tmp_path
         shutil.copytree(pictures / "red", tmp_path / "other" / label)
     other = ["--data", f"path={tmp_path / 'other'}"]
     assert "class 0 is 'one' there, 'zero' to the model" in mistake(eval_classifier.main, [weights, *other])
-    assert "must be positive" in mistake(eval_classifier.main, [str(run), "--resolutions", "0"])
+    small = [str(run), "--output", str(tmp_path / "early"), "--resolutions", "8", "1"]
+    said = mistake(eval_classifier.main, small)
+    assert "--resolutions must be at least a patch of the model, 2 pixels, got 1" in said
+    assert not (tmp_path / "early").exists()
     assert "--test" in mistake(linear_probe.main, [weights, "--train", f"path={pictures}"])
     sets = ["--train", f"path={pictures}", "--test", "kind=digits"]
     assert "blue, red" in mistake(linear_probe.main, [weights, *sets])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
-from models_under_test import NAMES, build, every_model, images, patch_of
+from models_under_test import NAMES, WIDTHS, build, every_model, images, patch_of
 from timm.models import _hub
 
 import vrwkv
@@ -53,6 +53,36 @@ def test_timms_own_function_writes_what_timm_loads(name: str, tmp_path: Path) ->
     assert square.patch_embed.grid_size == (8, 8)
     model.set_input_size((4 * patch_of(name), 4 * patch_of(name)))
     torch.testing.assert_close(square(x), model(x))
+
+
+@needs_timms_notes
+@every_model
+def test_folder_and_card_have_the_present_image_size(name: str, tmp_path: Path) -> None:
+    patch = patch_of(name)
+    model = timm.create_model(name, depth=1, embed_dim=WIDTHS[name])
+    registered = model.pretrained_cfg["input_size"]
+
+    def saved() -> tuple[tuple[int, ...], str]:
+        save_for_hf(model, tmp_path)
+        assert model.pretrained_cfg["input_size"] == registered
+        loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+        card = (tmp_path / "README.md").read_text()
+        return timm.data.resolve_model_data_config(loaded)["input_size"], card
+
+    assert saved()[0] == registered
+    model.set_input_size((2 * patch, 3 * patch))
+    size, card = saved()
+    assert size == (3, 2 * patch, 3 * patch)
+    assert f"{3 * patch} x {2 * patch} pixels" in card
+    model = build(name)
+    assert saved()[0] == (3, 3 * patch, 3 * patch)
+
+
+def test_the_large_model_moved_to_the_size_of_its_positions(tmp_path: Path) -> None:
+    model = timm.create_model("vrwkv_large_patch16_384", depth=1, embed_dim=32, head_hidden_dim=8)
+    assert "384 x 384" in str(model_card(model, "local-dir:mine"))
+    model.set_input_size(192)
+    assert "192 x 192" in str(model_card(model, "local-dir:mine"))
 
 
 @every_model

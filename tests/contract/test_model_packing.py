@@ -104,9 +104,15 @@ def test_what_cannot_be_packed_is_refused() -> None:
     model = small()
     with pytest.raises(ValueError, match="at least one image"):
         model([])
-    with pytest.raises(ValueError, match=r"image 1 of a packed batch must have shape \(C, H, W\), not \[1, 3, 8, 8\]"):
+    with pytest.raises(ValueError, match=r"image 1 of a packed batch must have shape \(3, H, W\), not \[1, 3, 8, 8\]"):
         model([torch.zeros(3, 8, 8), torch.zeros(1, 3, 8, 8)])
-    with pytest.raises(ValueError, match=r"images must have shape \(B, 3, H, W\)"):
+    with pytest.raises(ValueError, match=r"image 0 of a packed batch must have shape \(3, H, W\), not \[4, 8, 8\]"):
         model([torch.zeros(4, 8, 8)])
+    height, width = model.patch_embed.patch_size
+    small_image = torch.zeros(3, height - 1, width)
+    with pytest.raises(
+        ValueError, match=rf"image 2 of a packed batch .* {height} × {width} .*, not {height - 1} × {width}$"
+    ):
+        model([torch.zeros(3, height, width), torch.zeros(3, 20, 20), small_image])
     with pytest.raises(ValueError, match="forward_packed_features"):
         small(global_pool="", num_classes=0)([torch.zeros(3, 8, 8)])

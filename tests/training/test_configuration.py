@@ -212,3 +212,38 @@ def test_help_lists_every_key_with_its_meaning_and_default(capsys: pytest.Captur
     assert "Peak learning rate. (default: 0.001)" in words
     assert "optim.betas=null|[FLOAT, FLOAT]" in words
     assert "results go here. (required)" in words
+    assert "data.ratio=[FLOAT, FLOAT] (default: [0.75, 1.25])" in words
+    assert "data.steps=[INT, ...] (default: [])" in words
+    assert "data.weights={NAME: FLOAT, ...} (default: {})" in words
+    assert "data.shuffle={true,false} (default: false)" in words
+    assert "data.train: Where samples come from." in words
+    assert "data.train.kind={csv,digits} Format of the data. (default: digits)" in words
+    assert "data.held_out: Another source. Off until one of its keys is given." in words
+    assert "data.held_out.kind={csv,digits} Format of the data. (default: csv)" in words
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_help_reads_meanings_of_inherited_fields_and_lines_that_go_on(capsys: pytest.CaptureFixture) -> None:
+    @dataclass
+    class Model:
+        """A model."""
+
+        options: dict[str, int | float | bool | str] = field(default_factory=dict)
+        """Further arguments
+        by name."""
+        teacher: str = ""
+
+    @dataclass
+    class Larger(Model):
+        """A larger one."""
+
+        depth: int | None = None
+        """Blocks."""
+
+    with pytest.raises(SystemExit):
+        parse_command_line(Larger, ["-h"], "Train.")
+    words = " ".join(capsys.readouterr().out.split())
+    assert words.endswith(
+        "general: options={NAME: VALUE, ...} Further arguments by name. (default: {}) teacher=STR (default: '') "
+        "depth=null|INT Blocks. (default: null)"
+    )

@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 
 import vrwkv
+from vrwkv.commands.drawn_model import drawn_model
 from vrwkv.commands.visualize import main
+from vrwkv.objectives.classifier import create_classifier, save_metadata
+from vrwkv.objectives.classifier_config import ClassifierModelConfig
 from vrwkv.training.weights import save_weights
 from vrwkv.visualize import build_backbone, load_backbone
 
@@ -48,6 +51,38 @@ def test_everything_is_drawn_untrained_and_trained(
     main(["--model", NAME, *KWARGS, *images, *output, "--checkpoint", str(tmp_path / "run")])
     assert drawn(tmp_path / "out" / "pictures") == ["decay.png", "erf.png", "pca.png", "similarity.png"]
     assert str(tmp_path / "out" / "pictures" / "erf.png") in capsys.readouterr().out
+
+
+def test_a_run_folder_knows_its_model(tmp_path: Path, photograph: str, mistake: Callable) -> None:
+    config = ClassifierModelConfig(NAME, image_size=40, patch_size=8, embed_dim=48, depth=2, options={"key_norm": True})
+    classifier = create_classifier(config, 5)
+    run = tmp_path / "run"
+    run.mkdir()
+    save_weights(classifier.model, run / "model.safetensors", save_metadata(classifier))
+    given = ["--what", "decay", "--checkpoint", str(run), "--image", photograph, "--output"]
+    main([*given, str(tmp_path / "out")])
+    assert drawn(tmp_path / "out") == ["decay.png"]
+    found = drawn_model(None, str(run), {"depth": 1})
+    assert found.image_size == 40
+    assert found.options == {"img_size": 40, "patch_size": 8, "embed_dim": 48, "depth": 1, "key_norm": True}
+    other = [*given, str(tmp_path / "none"), "--model", "vrwkv_small_patch16_224"]
+    assert f"holds {NAME}, not --model vrwkv_small_patch16_224" in mistake(main, other)
+    save_weights(classifier.model, run / "model.safetensors")
+    assert "does not say what it holds: name the model" in mistake(main, [*given, str(tmp_path / "none")])
+    assert "name the model, for example" in mistake(main, ["--output", str(tmp_path / "none")])
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_image_text_run_knows_its_image_tower(tmp_path: Path, photograph: str) -> None:
+    pytest.importorskip("open_clip")
+    from rwkv_clip.model import ImageTowerConfig, ModelConfig, TextTowerConfig, create_model
+    from rwkv_clip.model import save_metadata as save_pair_metadata
+
+    image = ImageTowerConfig(NAME, image_size=48, patch_size=8, embed_dim=32, depth=1)
+    config = ModelConfig(32, image, TextTowerConfig(depth=1, num_heads=2))
+    save_weights(create_model(config), tmp_path / "model.safetensors", save_pair_metadata(config))
+    main(["--what", "pca", "--checkpoint", str(tmp_path), "--image", photograph, "--output", str(tmp_path / "out")])
+    assert drawn(tmp_path / "out") == ["pca.png"]
 
 
 def test_models_that_hold_all_sums_constant_and_vit_are_drawn_too(

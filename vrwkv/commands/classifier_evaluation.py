@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from vrwkv.commands.recorded_evaluation import record_evaluation
 from vrwkv.data import EvaluationLoader
 from vrwkv.data.augmentation import LabelledTransform, evaluation_preprocess
 from vrwkv.data.native_resolution import collate_images
@@ -161,7 +162,8 @@ def record_classification(evaluation: ClassifierEvaluation, run_folder: Path | N
         max_tokens = evaluation.classifier.image.max_tokens
         shape = "" if max_tokens is None else f", own shapes, at most {max_tokens} patches"
         numbers = {**result.metrics(), "evaluation_data": f"{evaluation.description}{shape}"}
-        write_results(run_folder, with_skipped(run_folder, numbers, "evaluation images", skipped.count))
+        numbers = with_skipped(run_folder, numbers, "evaluation images", skipped.count)
+        record_evaluation(run_folder, evaluation.classifier.model, numbers)
         report = run_folder / "report"
         report.mkdir(exist_ok=True)
         draw_confusion(result.confusion, evaluation.class_names, report / "confusion.png")

@@ -18,6 +18,7 @@ from vrwkv.data import LabelledDataConfig, build_labelled_source
 from vrwkv.errors import InputError
 from vrwkv.evaluate.class_table import format_class_table
 from vrwkv.evaluate.classification import per_class_table
+from vrwkv.evaluate.resolution import check_resolutions
 from vrwkv.evaluate.results import format_results
 from vrwkv.training.configuration import load_config
 from vrwkv.training.distributed import choose_device
@@ -76,8 +77,7 @@ def main(arguments: Sequence[str]) -> None:
         options.max_corrupt_fraction,
     )
     sizes = () if options.resolutions is None else tuple(options.resolutions) or RESOLUTIONS
-    if any(size < 1 for size in sizes):
-        raise InputError(f"--resolutions must be positive, got {min(sizes)}")
+    check_resolutions(classifier.model, sizes, "--resolutions")
     folder = results_folder(options.run, options.output)
     result = record_classification(evaluation, folder)
     print(format_class_table(per_class_table(result.confusion, evaluation.class_names), LONGEST_TABLE), end="\n\n")

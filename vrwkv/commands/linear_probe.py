@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from vrwkv.commands.classifier_evaluation import (
     results_folder,
     run_config,
 )
+from vrwkv.commands.recorded_evaluation import record_evaluation
 from vrwkv.data import LabelledDataConfig, build_labelled_source
 from vrwkv.data.source import LabelledSource
 from vrwkv.errors import InputError
@@ -22,7 +24,7 @@ from vrwkv.evaluate.classification import top_k_accuracy
 from vrwkv.evaluate.features import extract_features
 from vrwkv.evaluate.knn import knn_scores
 from vrwkv.evaluate.linear_probe import linear_probe
-from vrwkv.evaluate.results import format_results, with_skipped, write_results
+from vrwkv.evaluate.results import format_results, with_skipped
 from vrwkv.objectives.classifier import Classifier
 from vrwkv.training.configuration import load_config
 from vrwkv.training.distributed import choose_device
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
     num_classes = len(train.class_names)
     neighbours = knn_scores(train_features, train_labels, features, num_classes, options.k, options.temperature)
     probe = linear_probe(train_features, train_labels, features, num_classes)
-    numbers = {
+    numbers: dict[str, Any] = {
         "linear_probe_top1": top_k_accuracy(probe.scores, labels),
         "linear_probe_regularisation": probe.regularisation,
         "knn_top1": top_k_accuracy(neighbours, labels),
@@ -82,7 +84,8 @@ def main(arguments: Sequence[str]) -> None:
     print(format_results(numbers))
     folder = results_folder(options.run, options.output)
     if folder is not None:
-        write_results(folder, with_skipped(folder, numbers, "probe images", train_skipped + test_skipped))
+        numbers = with_skipped(folder, numbers, "probe images", train_skipped + test_skipped)
+        record_evaluation(folder, classifier.model, numbers)
         print(f"\nresults: {folder / 'results.json'}")
 
 

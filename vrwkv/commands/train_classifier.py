@@ -17,6 +17,7 @@ from vrwkv.data.augmentation import LabelledTransform, training_preprocess
 from vrwkv.data.native_resolution import collate_images
 from vrwkv.data.source import LabelledSource
 from vrwkv.errors import InputError
+from vrwkv.evaluate.resolution import check_resolutions
 from vrwkv.evaluate.results import format_results, read_results, with_skipped, write_results
 from vrwkv.evaluate.training_plot import draw_training
 from vrwkv.objectives.classification import ClassificationObjective
@@ -112,6 +113,7 @@ def _evaluation(
     data = config.evaluate.data
     if data is None:
         return None
+    check_resolutions(classifier.model, config.evaluate.resolutions, "evaluate.resolutions")
     return ClassifierEvaluation(
         classifier,
         build_labelled_source(data, classifier.num_classes),

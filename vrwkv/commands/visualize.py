@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vrwkv.command import run_command
+from vrwkv.commands.drawn_model import drawn_model
 from vrwkv.errors import InputError
 from vrwkv.layers import SpatialMix, SpatialMix6
 from vrwkv.training.distributed import choose_device
@@ -53,14 +54,16 @@ EPILOG = """pictures:
 
 examples:
   visualize.py --model vrwkv_tiny_patch16_224 --output pictures
-  visualize.py --model vrwkv6_tiny_patch16_224 --checkpoint runs/mine --image cat.jpg dog.jpg --output pictures
+  visualize.py --checkpoint runs/mine --image cat.jpg dog.jpg --output pictures       a finished run knows its model
+  visualize.py --model vrwkv6_tiny_patch16_224 --checkpoint vrwkv6_t_in1k_224.pth --output pictures
   visualize.py --what similarity --model vit_tiny_patch16_224 --image cat.jpg --pixel 120 80 --output pictures"""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is drawn: models by name ("untrained", "trained"), the pictures they see, and where to look."""
+    """What is drawn: a model, "untrained" and perhaps "trained", the pictures it sees, and where to look."""
 
+    name: str
     models: dict[str, nn.Module]
     pictures: list[Image.Image]
     images: Tensor
@@ -80,11 +83,15 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--what", choices=[*PICTURES, "all"], default="all", help="default: %(default)s")
-    parser.add_argument("--model", required=True, metavar="NAME", help="a vrwkv model, or a vision transformer of timm")
+    parser.add_argument(
+        "--model", metavar="NAME", help="a vrwkv model, or a vision transformer of timm; a run folder knows its own"
+    )
     parser.add_argument("--checkpoint", metavar="FILE", help="trained weights, ours or published; or a run folder")
     parser.add_argument("--image", nargs="+", metavar="FILE", help="default: the two that come with scikit-learn")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the PNG files go")
-    parser.add_argument("--size", type=int, default=224, metavar="N", help="images become N×N pixels (default: 224)")
+    parser.add_argument(
+        "--size", type=int, metavar="N", help="images become N×N pixels (default: the run's image size, or else 224)"
+    )
     parser.add_argument("--block", type=int, default=-1, metavar="I", help="look after this block (default: the last)")
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--patch", nargs=2, type=int, metavar=("ROW", "COL"), help="patch to look from, from 0 (centre)")
@@ -104,7 +111,7 @@ def main(arguments: Sequence[str]) -> None:
     subject = _subject(options)
     wanted = list(PICTURES) if options.what == "all" else [options.what]
     if options.what == "all" and not _has_decays(subject):
-        print(f"{options.model} has no decays: no decay map is drawn", file=sys.stderr)
+        print(f"{subject.name} has no decays: no decay map is drawn", file=sys.stderr)
         wanted.remove("decay")
     try:
         options.output.mkdir(parents=True, exist_ok=True)
@@ -120,23 +127,24 @@ def main(arguments: Sequence[str]) -> None:
 def _subject(options: argparse.Namespace) -> Subject:
     """Everything that can be wrong with the input is found here, before anything is drawn or written."""
     device = choose_device(options.device)
-    model_options = _model_options(options.model_kwargs)
-    models = {"untrained": build_backbone(options.model, model_options)}
+    drawn = drawn_model(options.model, options.checkpoint, _model_options(options.model_kwargs))
+    length = drawn.image_size if options.size is None else options.size
+    models = {"untrained": build_backbone(drawn.name, drawn.options)}
     if options.checkpoint is not None:
-        models["trained"] = build_backbone(options.model, model_options)
+        models["trained"] = build_backbone(drawn.name, drawn.options)
         load_backbone(models["trained"], options.checkpoint)
     for model in models.values():
         model.to(device)
     model = models["untrained"]
     size = patch_size(model)
-    if options.size < max(size):
-        raise InputError(f"--size {options.size} is less than a patch of {options.model}: {size[0]}×{size[1]} pixels")
+    if length < max(size):
+        raise InputError(f"--size {length} is less than a patch of {drawn.name}: {size[0]}×{size[1]} pixels")
     files = options.image or sample_files()
-    pictures = [square(read_image(file, max(size)), options.size) for file in files]
+    pictures = [square(read_image(file, max(size)), length) for file in files]
     depth = number_of_blocks(model)
     if not -depth <= options.block < depth:
-        raise InputError(f"--block {options.block} does not exist: {options.model} has blocks 0 to {depth - 1}")
-    grid = (-(-options.size // size[0]), -(-options.size // size[1]))
+        raise InputError(f"--block {options.block} does not exist: {drawn.name} has blocks 0 to {depth - 1}")
+    grid = (-(-length // size[0]), -(-length // size[1]))
     patch = (grid[0] // 2, grid[1] // 2)
     if options.pixel is not None:
         patch = patch_at_pixel(options.pixel[0], options.pixel[1], size)
@@ -145,8 +153,8 @@ def _subject(options: argparse.Namespace) -> Subject:
     patch = checked_patch(patch, grid)
     block = options.block % depth
     place = "the last" if block == depth - 1 else f"of 0 to {depth - 1}"
-    title = f"{options.model}, {options.size} px, after block {block} ({place})"
-    return Subject(models, pictures, model_input(model, pictures), block, patch, size, title)
+    title = f"{drawn.name}, {length} px, after block {block} ({place})"
+    return Subject(drawn.name, models, pictures, model_input(model, pictures), block, patch, size, title)
 
 
 def _model_options(pairs: Sequence[str]) -> dict[str, Any]:

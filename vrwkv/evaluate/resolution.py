@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from timm.layers import to_2tuple
 from torch import Tensor
 
 from vrwkv.errors import InputError
@@ -36,6 +37,7 @@ def classify_at_resolutions(
     """
     if not sizes:
         raise InputError("no resolutions to measure at")
+    check_resolutions(model, sizes, "resolutions")
     results = {}
     for size in sorted(set(sizes)):
         try:
@@ -46,6 +48,24 @@ def classify_at_resolutions(
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"{type(model).__name__} cannot classify images of {size} pixels: {reason}") from error
     return results
+
+
+def check_resolutions(model: Any, sizes: Sequence[int], option: str) -> None:
+    """Refuse sizes below one patch, before anything is computed.
+
+    Args:
+        model: of those that cut images into patches; others are taken to accept what is positive.
+        sizes: in pixels.
+        option: where the sizes stand, for the error.
+
+    Raises:
+        InputError: a size that is too small.
+    """
+    least = max(to_2tuple(getattr(getattr(model, "patch_embed", None), "patch_size", 1)))
+    for size in sizes:
+        if size < least:
+            needed = "must be positive" if least == 1 else f"must be at least a patch of the model, {least} pixels"
+            raise InputError(f"{option} {needed}, got {size}")
 
 
 def model_at(model: Any, size: int) -> Any:

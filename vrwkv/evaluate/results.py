@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,13 @@ class ResultNames:
     shows_skipped: bool = False
     """Whether the table ends with what could not be read."""
 
-    def write(self, run_folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+    def write(self, run_folder: Path, results: Mapping[str, Any], without: Collection[str] = ()) -> dict[str, Any]:
         """Merge new results into the run folder's results.json, atomically; other keys keep their values.
+
+        Args:
+            run_folder: the folder.
+            results: new values by key.
+            without: keys whose earlier values go.
 
         Floats are rounded to six decimals, finer than one sample in half a million. Values may be numbers (torch and
         numpy scalars too), strings, None, lists and mappings.
@@ -72,7 +77,7 @@ class ResultNames:
             InputError: the run folder does not exist, or holds a results.json that cannot be read.
             ValueError: a fraction outside 0..1 (percentages are the usual mistake), or a value that is not finite.
         """
-        merged = read_results(run_folder)
+        merged = {key: value for key, value in read_results(run_folder).items() if key not in without}
         for key, value in results.items():
             plain = _plain(key, value)
             if key in self.fractions and plain is not None and not 0 <= plain <= 1:

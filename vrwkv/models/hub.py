@@ -3,10 +3,11 @@
 timm builds what it loads from its registry, which holds our names only after `import vrwkv`: its own card cannot know.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import timm
 from timm.models import push_to_hf_hub as push_folder
 from timm.models import save_for_hf as save_folder
 from timm.models._hub import generate_readme
@@ -14,6 +15,7 @@ from torch import nn
 
 from vrwkv.atomic_write import atomic_write
 from vrwkv.errors import InputError
+from vrwkv.models.registry import registered_position_size
 
 _CITATIONS = {
     "arXiv:2403.02308": """@article{duan2024vision,
@@ -46,7 +48,7 @@ def model_card(model: nn.Module, address: str, description: str | None = None) -
     """
     config = _config(model)
     architecture, task = config["architecture"], _task(model)
-    width, height = reversed(timm.data.resolve_data_config(model=model)["input_size"][1:])
+    _, height, width = _input_size(model)
     kind = "classifier" if model.num_classes else "backbone without a classifier"
     paper = config.get("paper_ids") or ""
     details: dict[str, Any] = {
@@ -88,7 +90,8 @@ def save_for_hf(model: nn.Module, folder: str | Path, description: str | None = 
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; a model is saved as a folder")
     card = model_card(model, f"local-dir:{folder.resolve().name}", description)
-    save_folder(model, str(folder), **{"safe_serialization": True, **options})
+    with _present_input_size(model):
+        save_folder(model, str(folder), **{"safe_serialization": True, **options})
     atomic_write(folder / "README.md", generate_readme(card, folder.resolve().name, _task(model)))
 
 
@@ -109,7 +112,8 @@ def push_to_hf_hub(model: nn.Module, repo_id: str, description: str | None = Non
     """
     card = model_card(model, f"hf-hub:{repo_id}", description)
     defaults = {"model_card": card, "task_name": _task(model), "safe_serialization": True}
-    return push_folder(model, repo_id, **{**defaults, **options})
+    with _present_input_size(model):
+        return push_folder(model, repo_id, **{**defaults, **options})
 
 
 def _config(model: nn.Module) -> dict[str, Any]:
@@ -117,6 +121,34 @@ def _config(model: nn.Module) -> dict[str, Any]:
     if not config or not config.get("architecture"):
         raise InputError(f"this {type(model).__name__} is not from timm.create_model, which alone could build it again")
     return config
+
+
+def _input_size(model: Any) -> tuple[int, int, int]:
+    """(channels, height, width) of the images that a model is for now: `set_input_size` or `img_size` count.
+
+    A model at its registered size is for the images that its released weights are for.
+    """
+    config = _config(model)
+    channels, *registered = config.get("input_size") or (model.in_chans, *model.patch_embed.img_size)
+    positions = registered_position_size(config["architecture"])
+    built = tuple(registered) if positions is None else (positions, positions)
+    if model.patch_embed.img_size != built:
+        registered = model.patch_embed.img_size
+    return channels, *getattr(model, "moved_to_size", registered)
+
+
+@contextmanager
+def _present_input_size(model: nn.Module) -> Iterator[None]:
+    """Have timm write down the size that a model's images have now, where it would name that of the released weights.
+
+    timm's `create_transform` of the model that is loaded again goes by it.
+    """
+    config: Any = _config(model)
+    model.pretrained_cfg = {**config, "input_size": _input_size(model)}  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        model.pretrained_cfg = config
 
 
 def _task(model: nn.Module) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vrwkv.layers.packing import Grid, PackedGrids, pack
+from vrwkv.layers.patch_embed import PatchEmbed
 
 
 class NativeResolution(nn.Module):
@@ -17,6 +18,8 @@ class NativeResolution(nn.Module):
     """
 
     if TYPE_CHECKING:  # TorchScript reads annotations of classes, and knows no such types
+        in_chans: int
+        patch_embed: PatchEmbed
         blocks: nn.ModuleList
         norm: nn.Module
         global_pool: str
@@ -46,18 +49,30 @@ class NativeResolution(nn.Module):
             (1, ΣT, C) tokens, image after image, and where each image lies; `PackedGrids.split` takes them apart.
 
         Raises:
-            ValueError: no images, or one of another shape.
+            ValueError: no images, or one of another shape or smaller than a patch; the message says which.
         """
         if not images:
             raise ValueError("a packed batch needs at least one image")
         for index, image in enumerate(images):
-            if image.ndim != 3:
-                raise ValueError(f"image {index} of a packed batch must have shape (C, H, W), not {list(image.shape)}")
+            self._check_packed(image, index)
         tokens, grids = zip(*(self._embed(image[None]) for image in images), strict=True)
         x, grid = pack(tokens, grids)
         for block in self.blocks:
             x = self._run_block(block, x, grid)
         return self.norm(x), grid
+
+    @torch.jit.ignore
+    def _check_packed(self, image: Tensor, index: int) -> None:
+        if image.ndim != 3 or image.shape[0] != self.in_chans:
+            raise ValueError(
+                f"image {index} of a packed batch must have shape ({self.in_chans}, H, W), not {list(image.shape)}"
+            )
+        patch_height, patch_width = self.patch_embed.patch_size
+        if image.shape[1] < patch_height or image.shape[2] < patch_width:
+            raise ValueError(
+                f"image {index} of a packed batch must have at least one patch of {patch_height} × {patch_width} "
+                f"pixels (height × width), not {image.shape[1]} × {image.shape[2]}"
+            )
 
     @torch.jit.ignore
     def forward_packed(self, images: Sequence[Tensor], pre_logits: bool = False) -> Tensor:

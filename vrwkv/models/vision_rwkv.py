@@ -233,7 +233,7 @@ class VisionRWKV(BlockOutputs, NativeResolution):
             for info in self.feature_info:
                 info["reduction"] = self.patch_embed.feat_ratio()
         if img_size is not None:
-            self.patch_embed.img_size = to_2tuple(img_size)
+            self.patch_embed.img_size = self.moved_to_size = to_2tuple(img_size)
         if self.patch_embed.grid_size != old_grid:
             with torch.no_grad():
                 resized = resample_position_embedding(self.pos_embed, old_grid, self.patch_embed.grid_size)

@@ -134,7 +134,7 @@ def load_classifier(
         InputError: nothing there, unreadable, or weights that do not fit.
     """
     file = weights_file(path)
-    described = _described(file)
+    described = stored_description(file)
     if described is None:
         return _load_undescribed(file, device, default_architecture)
     model, options = _build(described["architecture"], described["options"], None)
@@ -197,7 +197,16 @@ def image_format(model: Any, image_size: int | None, max_tokens: int | None = No
     )
 
 
-def _described(file: Path) -> dict[str, Any] | None:
+def stored_description(file: Path, key: str = METADATA_KEY) -> dict[str, Any] | None:
+    """What `save_metadata` wrote into a weights file: architecture, options, image and class_names; None if nothing.
+
+    Args:
+        file: of weights; only .safetensors files describe themselves.
+        key: what the description is kept under.
+
+    Raises:
+        InputError: a .safetensors file that cannot be read.
+    """
     if file.suffix != ".safetensors":
         return None
     from safetensors import SafetensorError, safe_open
@@ -207,4 +216,4 @@ def _described(file: Path) -> dict[str, Any] | None:
             metadata = opened.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file} is not a readable safetensors file: {error}") from None
-    return json.loads(metadata[METADATA_KEY]) if METADATA_KEY in metadata else None
+    return json.loads(metadata[key]) if key in metadata else None

@@ -45,7 +45,7 @@ class ClassifierModelConfig:
     drop_path_rate: float = 0.0
     """Share of residual branches dropped in the last block during training; earlier ones less."""
     options: dict[str, int | float | bool | str] = field(default_factory=dict)
-    """Further arguments of the model's constructor, such as {global_pool: max}."""
+    """Further arguments of the model's constructor by name: 'model.options={global_pool: max, init_values: 0.1}'."""
     trainable: Literal["all", "head"] = "all"
     """all: train every parameter; head: keep the backbone as it is and train the classifier only."""
 
@@ -119,7 +119,9 @@ class DistillationConfig:
     """Learn from the answers of a frozen teacher, too."""
 
     teacher: str
-    """Any classifier of timm or of this toolkit with the same classes; not read where checkpoint is a run folder."""
+    """Name of the teacher's architecture: any classifier of timm or of this toolkit with the same classes, such as
+    vrwkv_base_patch16_224. Where distillation.checkpoint is a run of ours, that run's model is taken, whatever stands
+    here."""
     checkpoint: str = ""
     """The teacher's weights: a file or a run folder. Empty: timm's pretrained ones, fetched from the Hugging Face
     hub."""

@@ -34,7 +34,8 @@ class EncoderConfig:
     drop_path_rate: float = 0.0
     """Share of residual branches dropped in the last block during training; earlier ones less."""
     options: dict[str, int | float | bool | str] = field(default_factory=dict)
-    """Further arguments of the model's constructor, such as {key_norm: true}; fine-tuning needs the same."""
+    """Further arguments of the model's constructor by name: 'model.options={key_norm: true}'. Fine-tuning needs the
+    same."""
 
     def __post_init__(self) -> None:
         if self.architecture not in registry.__all__:
