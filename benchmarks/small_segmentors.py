@@ -38,7 +38,7 @@ ROWS = {
 SEEDS = (0, 1, 2)
 LARGEST_DIFFERENCE_IN_SIZE = 0.1
 NAME = "small_segmentors"
-RATES = (2e-3, 5e-3)
+RATES = (3e-3, 1e-2)
 LAST_STEPS = 100
 HOW = (
     "Mean IoU over eleven classes (the canvas and ten digits) on 200 held-out scenes of 128 × 128 pixels, whose scans "

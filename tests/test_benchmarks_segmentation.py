@@ -65,7 +65,7 @@ def test_runs_are_recorded_and_not_repeated(monkeypatch: pytest.MonkeyPatch, tmp
         asked.append((seed, rate))
         if len(asked) == 4:
             raise SystemExit("interrupted")
-        miou = 0.5 + 0.1 * seed if rate == 5e-3 else 0.9
+        miou = 0.5 + 0.1 * seed if rate == 1e-2 else 0.9
         return {"config": config, "seed": seed, "rate": rate, "loss": 1 / rate, "miou": miou, "seconds": 3.0}
 
     monkeypatch.setattr(small_segmentors, "train", train)
@@ -76,7 +76,7 @@ def test_runs_are_recorded_and_not_repeated(monkeypatch: pytest.MonkeyPatch, tmp
     with pytest.raises(SystemExit, match="interrupted"):
         small_segmentors.main()
     small_segmentors.main()
-    assert asked == [(0, 2e-3), (0, 5e-3), (1, 5e-3), (2, 5e-3), (2, 5e-3)]
+    assert asked == [(0, 3e-3), (0, 1e-2), (1, 1e-2), (2, 1e-2), (2, 1e-2)]
     page = (tmp_path / "small_segmentors.md").read_text()
-    assert "| ViT, plain | 1,000 | 0.005 | 60.0 ± 10.0 | 50.0, 60.0, 70.0 | 3 |" in page
+    assert "| ViT, plain | 1,000 | 0.01 | 60.0 ± 10.0 | 50.0, 60.0, 70.0 | 3 |" in page
     assert len(json.loads((tmp_path / "small_segmentors.json").read_text())["runs"]) == 4

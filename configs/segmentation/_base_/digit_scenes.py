@@ -2,7 +2,6 @@
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", reduce_zero_label=True),
-    dict(type="PhotoMetricDistortion", brightness_delta=16, contrast_range=(0.8, 1.2)),
     dict(type="PackSegInputs"),
 ]
 test_pipeline = [
