@@ -10,7 +10,8 @@ from mmengine.structures import PixelData
 from torch import nn
 
 import vrwkv.dense.mmseg  # noqa: F401 - before anything of mmseg
-from vrwkv.dense.segmentation.config import dicts_of_type, load_segmentor_config
+from vrwkv.dense.segmentation.config import dicts_of_type, fit_to_machine, load_segmentor_config
+from vrwkv.errors import InputError
 
 # isort: split
 
@@ -128,3 +129,36 @@ def test_the_published_recipe() -> None:
         assert (warm_up.end, warm_up.start_factor, poly.power, poly.begin) == (1500, 1e-6, 1.0, 1500)
         assert config.model.test_cfg == {"mode": "slide", "crop_size": (512, 512), "stride": (341, 341)}
         assert config.train_cfg.max_iters == 160000
+
+
+def test_without_a_gpu_published_recipes_train_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = load_segmentor_config(FOLDER / "upernet_vrwkv_adapter_tiny_512_160k_ade20k.py")
+    changes = fit_to_machine(config)
+    assert changes == ["no GPU: training in float32 instead of mixed precision"]
+    assert config.optim_wrapper.type == "OptimWrapper"
+    assert not {"loss_scale", "dtype"} & config.optim_wrapper.keys()
+    assert (config.launcher, config.env_cfg.dist_cfg.backend) == ("none", "gloo")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = load_segmentor_config(FOLDER / "upernet_vrwkv_adapter_tiny_512_160k_ade20k.py")
+    assert fit_to_machine(config) == []
+    assert config.optim_wrapper.type == "AmpOptimWrapper"
+    assert (config.launcher, config.env_cfg.dist_cfg.backend, config.sync_bn) == ("pytorch", "nccl", "torch")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a = dict(", "cannot read .*never closed"),
+        ("_base_ = ['nowhere.py']", "cannot read .*nowhere.py"),
+        ("a = 1", "has no `model`"),
+        ("custom_imports = dict(imports=['vrwkv.nowhere'])\nmodel = dict()", "cannot read .*vrwkv.nowhere"),
+    ],
+)
+def test_files_that_are_no_configuration(content: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_segmentor_config(file)

@@ -40,6 +40,7 @@ def refused(main: Callable, arguments: list[str], capsys: pytest.CaptureFixture)
         ("model.decode_head.num_classes=7", "the train data has 11 classes, the model's head 7: set num_classes"),
         ("train_dataloader.dataset.split=tain", "must be 'train' or 'held_out', not 'tain'"),
         ("train_dataloader.dataset.scenes=(9,4)", "has 6 scenes, not 9: name another data_root or remove it"),
+        ("train_dataloader.dataset.size=(64,96)", "has scenes of 64 × 64 pixels, not 96 × 64"),
         ("nonsense", "'nonsense' is no setting: write key=value"),
         ("train_pipeline.9.type=A", "the key 'train_pipeline.9.type' has no effect"),
         ("param_scheduler.7.type=A", "param_scheduler is a list with places 0 to 1"),

@@ -97,14 +97,18 @@ class _NewFolder:
         self.temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
 
     def __enter__(self) -> Path:
-        if self.folder.exists():
-            raise InputError(f"{self.folder} is there already: name another folder or remove it")
+        self._check_free()
         self.temporary.mkdir(parents=True)
         return self.temporary
+
+    def _check_free(self) -> None:
+        if self.folder.exists():
+            raise InputError(f"{self.folder} is there already: name another folder or remove it")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
+                self._check_free()
                 os.replace(self.temporary, self.folder)
         finally:
             shutil.rmtree(self.temporary, ignore_errors=True)

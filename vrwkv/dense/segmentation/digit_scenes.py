@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from mmengine.dist import barrier, is_main_process
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
+from PIL import Image
 
 from vrwkv.data.digit_scenes import DigitScenes
 from vrwkv.data.digits import DIGIT_NAMES
@@ -30,7 +31,7 @@ class DigitSceneDataset(BaseSegDataset):
         kwargs: of `BaseSegDataset`.
 
     Raises:
-        InputError: unknown split, or a folder with another number of scenes.
+        InputError: unknown split, or a folder with another number or size of scenes.
     """
 
     METAINFO: ClassVar[dict[str, Any]] = {
@@ -54,11 +55,24 @@ class DigitSceneDataset(BaseSegDataset):
         folder = Path(data_root)
         if is_main_process() and not folder.exists():
             print(f"drawing {scenes[0]} + {scenes[1]} digit scenes into {folder}", flush=True)
-            write_ade20k(folder, DigitScenes("train", scenes[0], size), DigitScenes("held_out", scenes[1], size))
+            try:
+                write_ade20k(folder, DigitScenes("train", scenes[0], size), DigitScenes("held_out", scenes[1], size))
+            except InputError:
+                # Another command may have drawn the same scenes meanwhile.
+                if not folder.exists():
+                    raise
         barrier()
         images, maps = FILES[split]
-        found, wanted = len(list((folder / images).glob("*.jpg"))), scenes[split == "held_out"]
-        if found != wanted:
-            raise InputError(f"{folder / images} has {found} scenes, not {wanted}: name another data_root or remove it")
+        files, wanted = list((folder / images).glob("*.jpg")), scenes[split == "held_out"]
+        if len(files) != wanted:
+            raise InputError(
+                f"{folder / images} has {len(files)} scenes, not {wanted}: name another data_root or remove it"
+            )
+        with Image.open(files[0]) as first:
+            found, asked = f"{first.width} × {first.height}", f"{size[1]} × {size[0]}"
+        if found != asked:
+            raise InputError(
+                f"{folder / images} has scenes of {found} pixels, not {asked}: name another data_root or remove it"
+            )
         prefixes = {"img_path": images, "seg_map_path": maps}
         super().__init__(data_root=data_root, data_prefix=prefixes, reduce_zero_label=True, **kwargs)
