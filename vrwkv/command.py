@@ -12,6 +12,7 @@ _EXTRAS = {
     "open_clip": "clip",
     "pycocotools": "det",
     "datasets": "huggingface",
+    **dict.fromkeys(("mmcv", "mmengine", "mmseg"), "seg"),
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
 }
 

@@ -11,3 +11,5 @@ model = dict(
     decode_head=dict(in_channels=[96, 96, 96, 96]),
     auxiliary_head=dict(in_channels=96),
 )
+# Checkpoints, and drawings of the last batch, at each validation.
+default_hooks = dict(checkpoint=dict(interval=250), visualization=dict(interval=13))

@@ -18,3 +18,5 @@ model = dict(
     decode_head=dict(in_channels=[72, 72, 72, 72]),
     auxiliary_head=dict(in_channels=72),
 )
+# Checkpoints, and drawings of the last batch, at each validation.
+default_hooks = dict(checkpoint=dict(interval=250), visualization=dict(interval=13))
