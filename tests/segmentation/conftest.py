@@ -1,11 +1,13 @@
 """A segmentor small enough to train in a test, and the command that trains it."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("mmseg")
+# Without the extra `seg` there is nothing to import; a skip in this file would stop all tests.
+collect_ignore_glob = [] if find_spec("mmseg") else ["test_*.py"]
 
 CONFIG = """
 _base_ = ["{base}/digit_scenes_vrwkv.py"]
