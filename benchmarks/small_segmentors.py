@@ -47,8 +47,8 @@ HOW = (
     "alone: the plain ones have patches of 8 pixels and mmsegmentation's `Feature2Pyramid`, the adapter patches of 16 "
     "and its own pyramid, the ResNet (ResNetV1c-18, 14 channels at first) its four stages. Each row has the learning "
     f"rate, of {' and '.join(f'{rate:g}' for rate in RATES)}, whose training loss was lower over the last {LAST_STEPS} "
-    "steps with the first seed; held-out scenes take part in no choice. Judged once, at the end. Seconds are of one "
-    "thread, next to another run."
+    "steps with the first seed; held-out scenes take part in no choice. Judged once, at the end. Rates beyond the "
+    "larger one were not tried for all. Seconds are of one thread, next to other work."
 )
 
 
