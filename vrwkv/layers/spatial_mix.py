@@ -39,6 +39,7 @@ class SpatialMix(nn.Module):
     """
 
     follows_paper: Final[bool]
+    has_key_norm: Final[bool]
 
     def __init__(
         self,
@@ -73,6 +74,7 @@ class SpatialMix(nn.Module):
         self.key = nn.Linear(dim, dim, bias=False, **factory)
         self.value = nn.Linear(dim, dim, bias=False, **factory)
         self.receptance = nn.Linear(dim, dim, bias=False, **factory)
+        self.has_key_norm = key_norm
         self.key_norm = nn.LayerNorm(dim, **factory) if key_norm else nn.Identity()
         self.output = nn.Linear(dim, dim, bias=False, **factory)
         self.reset_mix_parameters()
@@ -138,7 +140,7 @@ class SpatialMix(nn.Module):
         if not self.follows_paper:
             y = bi_wkv_published(self.decay, self.bonus, k, v, cu_seqlens)
             y = sigmoid_gate(gate, self.key_norm(y), self.backend)
-        elif isinstance(self.key_norm, nn.Identity):
+        elif not self.has_key_norm:
             y = bi_wkv(self.decay, self.bonus, k, v, gate, cu_seqlens, self.backend)
         else:
             y = bi_wkv(self.decay, self.bonus, k, v, None, cu_seqlens, self.backend)
