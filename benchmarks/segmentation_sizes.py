@@ -6,27 +6,20 @@ docs/benchmarks/segmentation_sizes.md and .json. Every row is a fresh process wi
 before a time is printed: finite everywhere, and at 512 pixels equal to the portable backend's.
 """
 
-import argparse
-import json
-import logging
-import time
 import warnings
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from cpu import DOCS, machine
 from cpu_accuracy import relative_error
 from cpu_models import LARGEST_DIFFERENCE, images_of, portable_ops
-from cpu_report import table
-from fresh_process import HOW_TIMED, in_fresh_process, memory_cell, time_cell, timed, write_page
+from fresh_process import HOW_TIMED, timed
+from size_table import SizeTable
 from torch import nn
 
 OURS, VIT = "VRWKV-T", "ViT-T"
 SIZES = (512, 1024, 2048, 4096)
 CLASSES = 19
-LIMIT = 600.0
 CHECKED_UP_TO = 512
 RECIPE = Path(__file__).parents[1] / "configs" / "segmentation" / "fcn_vrwkv_tiny_512_160k_ade20k.py"
 HOW = (
@@ -93,71 +86,7 @@ def measure(name: str, size: int) -> dict[str, Any]:
     return {**found, "difference": difference}
 
 
-def measure_all(sizes: Sequence[int], limit: float, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """All rows of ours, then all of the rival's; a model that failed or was stopped is not tried on larger images."""
-    raw: dict[str, Any] = {"machine": machine(), "limit": limit, "rows": {str(size): {} for size in sorted(set(sizes))}}
-    for name in (OURS, VIT):
-        gave_up: int | None = None
-        for size in sorted(set(sizes)):
-            logging.info("%s  %s at %s px", time.strftime("%H:%M:%S"), name, size)
-            request = {"name": name, "size": size}
-            found = in_fresh_process(__file__, request, limit) if gave_up is None else {"skipped": gave_up}
-            if gave_up is None and "seconds" not in found:
-                gave_up = size
-            raw["rows"][str(size)][name] = found
-            report(raw)
-    return raw
-
-
-def render(raw: dict[str, Any]) -> str:
-    """The page in Markdown."""
-    head = ("image, px", f"{OURS}, s", f"{VIT}, s", "ViT / ours", f"{OURS}, MiB", f"{VIT}, MiB")
-    cells, differences = [], []
-    for size, row in raw["rows"].items():
-        ours, rival = row.get(OURS, {}), row.get(VIT, {})
-        ratio = f"{rival['seconds'] / ours['seconds']:.2f}" if "seconds" in ours and "seconds" in rival else "–"
-        times = time_cell(ours, raw["limit"]), time_cell(rival, raw["limit"])
-        cells.append((size, *times, ratio, memory_cell(ours), memory_cell(rival)))
-        if ours.get("difference") is not None:
-            differences.append(f"{size} px: {ours['difference']:.0e}")
-    return "\n".join(
-        [
-            "# Segmenting large images whole",
-            "",
-            f"{raw['machine']}. `python benchmarks/segmentation_sizes.py` reproduces this page; "
-            "segmentation_sizes.json has every pass.",
-            "",
-            HOW,
-            "",
-            *table(head, cells),
-            f"Largest difference from the portable backend: {', '.join(differences) or 'not compared at these sizes'}.",
-            "",
-        ]
-    )
-
-
-def main() -> None:
-    """Measure, print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="PIXELS", help="default: 512 … 4096")
-    parser.add_argument("--limit", type=float, default=LIMIT, metavar="SECONDS", help="of a process (default: 600)")
-    parser.add_argument("--output", type=Path, default=DOCS, help="folder of the results (default: docs/benchmarks)")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if options.measure is not None:
-        request = json.loads(options.measure)
-        torch.set_num_threads(request["threads"])
-        print(json.dumps(measure(request["name"], request["size"])))
-        return
-    if min(options.sizes) < 32 or options.limit <= 0:
-        parser.error("sizes must be at least 32 and the limit greater than 0")
-
-    def report(partial: dict[str, Any]) -> None:
-        write_page(partial, render(partial), options.output, "segmentation_sizes")
-
-    print(render(measure_all(options.sizes, options.limit, report)))
-
+TABLE = SizeTable(__file__, "Segmenting large images whole", HOW, OURS, VIT, SIZES, 32, measure)
 
 if __name__ == "__main__":
-    main()
+    TABLE.main(__doc__)

@@ -55,7 +55,7 @@ def test_a_wrong_output_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_takes_too_long_is_stopped_and_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from image_sizes import OURS, VIT, measure_all, render
+    from image_sizes import OURS, TABLE, VIT
 
     asked = []
 
@@ -70,7 +70,7 @@ def test_what_takes_too_long_is_stopped_and_not_tried_again(monkeypatch: pytest.
 
     monkeypatch.setattr("fresh_process.subprocess.run", run)
     pages = []
-    page = render(measure_all((448, 224, 896), 600, lambda partial: pages.append(render(partial))))
+    page = TABLE.render(TABLE.measure_all((448, 224, 896), 600, lambda partial: pages.append(TABLE.render(partial))))
     assert len(asked) == 3
     assert len(pages) == 6
     assert "| 224 | 196 | 0.5 | stopped after 10 minutes | – | 1 | – |" in page
@@ -80,9 +80,10 @@ def test_what_takes_too_long_is_stopped_and_not_tried_again(monkeypatch: pytest.
 
 
 def test_a_real_process_over_its_limit_is_stopped() -> None:
-    from image_sizes import VIT, measure_in_fresh_process
+    from fresh_process import in_fresh_process
+    from image_sizes import TABLE, VIT
 
-    assert measure_in_fresh_process(VIT, 224, 0.2) == {"stopped": 0.2}
+    assert in_fresh_process(TABLE.script, {"name": VIT, "size": 224}, 0.2) == {"stopped": 0.2}
 
 
 def test_sizes_of_nothing_are_refused() -> None:
