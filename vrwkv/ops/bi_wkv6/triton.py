@@ -146,7 +146,8 @@ def _bi_wkv6_triton_backward(
     grad_v = _chunk_outputs(k, r, grad, w, u, asked, chunking)
     grad_r, grad_k, grad_w = (tensor.new_empty(tensor.shape) for tensor in (r, k, w))
     partial_u = v.new_zeros((chunking.chunks, heads, size), dtype=torch.float32)
-    sizes = Sizes.of_head(size, v.dtype)
+    # Of half types, too, with products in float32: with split factors, Triton 3.6 compiled this kernel wrongly for H100.
+    sizes = Sizes.of_head(size, torch.float32)
     wrap_triton(chunk_gradients_kernel)[(chunking.chunks, heads, -(-size // sizes.rows))](
         grad,
         r,
@@ -170,7 +171,9 @@ def _bi_wkv6_triton_backward(
         ROWS=sizes.rows,
         LENGTH=CHUNK,
         LEVELS=LEVELS,
-        **_numerics(v, chunking),
+        PACKED=chunking.bounds is not None,
+        FULL=True,
+        FITS=False,
         num_warps=sizes.warps,
     )
     return grad_r, grad_k, grad_v, grad_w, partial_u.sum(0).to(u.dtype)
