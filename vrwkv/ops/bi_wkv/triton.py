@@ -16,7 +16,7 @@ Bytes per element (token and channel), half-precision inputs, chunks of L = 64 i
     from cache           k and v again for the walk that finds those states; for the gradients k, v and grad twice more
 
 so 12 forward and 19 backward beside scratch and cache, against 6 and 10 that must move. exps per element: 1 (summaries)
-+ 2 (outputs), gates aside. A step of a walk is two multiply-adds. None of this has been timed on a GPU.
++ 2 (outputs), gates aside. A step of a walk is two multiply-adds. docs/benchmarks/gpu.md has times.
 
 No size of decay is refused and none is looked at by the host: see triton_states.py.
 """
