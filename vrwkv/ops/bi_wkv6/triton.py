@@ -146,7 +146,7 @@ def _bi_wkv6_triton_backward(
     grad_v = _chunk_outputs(k, r, grad, w, u, asked, chunking)
     grad_r, grad_k, grad_w = (tensor.new_empty(tensor.shape) for tensor in (r, k, w))
     partial_u = v.new_zeros((chunking.chunks, heads, size), dtype=torch.float32)
-    # Of half types, too, with products in float32: with split factors, Triton 3.6 compiled this kernel wrongly for H100.
+    # In float32 products for half types, too: with split factors, Triton 3.6 compiled this kernel wrongly for an H100.
     sizes = Sizes.of_head(size, torch.float32)
     wrap_triton(chunk_gradients_kernel)[(chunking.chunks, heads, -(-size // sizes.rows))](
         grad,
