@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None, description: str | None = None) -> 
 
 def run(options: argparse.Namespace, device: str) -> int:
     """Verify, time what is right, print and write; returns the exit status."""
-    seconds = SECONDS[options.quick]
+    seconds = options.seconds or SECONDS[options.quick]
     deadline = time.time() + seconds
     # A kernel that hangs must not take the time of everything else.
     verified = verify_ops(device, options.quick, deadline - (0 if options.verify_only else seconds / 2))
@@ -129,15 +129,15 @@ def op_jobs(ops: list[str], quick: bool, report: Report) -> tuple[list[OpJob], l
 
 
 def model_jobs(ops: list[str], quick: bool, whole: bool) -> list[list[ModelJob]]:
-    """For each model whose ops are right, its jobs; compiled ones first, since the targets are theirs."""
+    """For each mode the jobs of each model whose ops are right; compiled ones first, since the targets are theirs.
+
+    All models in one mode come before the next: the targets are ratios, and time may be up at any of them.
+    """
     modes = [(False, True)] if quick else [(False, True), (True, True), (False, False), (True, False)]
     sizes = (224, 2048) if quick else tuple(IMAGES)
     return [
-        [
-            ModelJob(model, IMAGES[size], size, training, compiled, whole)
-            for training, compiled in modes
-            for size in sizes
-        ]
+        [ModelJob(model, IMAGES[size], size, training, compiled, whole) for size in sizes]
+        for training, compiled in modes
         for model in (VRWKV, VIT, VRWKV6)
         if set(OPS_OF_MODEL[model]) <= set(ops)
     ]
@@ -201,7 +201,13 @@ def _print_row(found: Any) -> None:
 
 
 def _options_text(options: argparse.Namespace) -> str:
-    texts = {"--quick": options.quick, f"--only {options.only}": options.only, "--whole": options.whole}
+    seconds = f"--seconds {options.seconds:g}" if options.seconds else ""
+    texts = {
+        seconds: options.seconds,
+        "--quick": options.quick,
+        f"--only {options.only}": options.only,
+        "--whole": options.whole,
+    }
     return "".join(f" {text}" for text, given in texts.items() if given)
 
 
@@ -209,6 +215,7 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--quick", action="store_true", help="under 2 minutes: few shapes, no rivals; writes no page")
+    found.add_argument("--seconds", type=float, help="of the whole run, by default 570, or 115 with --quick")
     found.add_argument("--only", choices=("ops", "models"), help="time only these; everything is verified")
     found.add_argument("--whole", action="store_true", help="compile whole models and not their blocks (slow)")
     found.add_argument("--verify-only", action="store_true", help="time nothing; also in Triton's interpreter")
