@@ -192,3 +192,14 @@ def test_jobs_survive_each_other() -> None:
     assert results[4] == 5
     late = run_jobs(eval, jobs, deadline=time.time() - 1, seconds_per_job=2, isolated=True)
     assert all(result.late for result in late)
+
+
+def test_the_models_of_a_ratio_follow_each_other() -> None:
+    jobs = command.model_jobs(["bi_wkv", "shift_mix", "bi_wkv6"], quick=False, whole=False)
+    order = [(several[0].training, several[0].compiled, several[0].model) for several in jobs]
+    assert order[:3] == [(False, True, model) for model in (VRWKV, VIT, VRWKV6)]
+    assert len(set(order)) == len(order) == 12
+
+
+def test_a_shorter_run_is_named_on_the_page() -> None:
+    assert command._options_text(command.parser().parse_args(["--seconds", "310"])) == " --seconds 310"
