@@ -1,14 +1,22 @@
 """Eager inference on so many tokens that fresh memory costs more than arithmetic: results go where inputs were."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
 from vrwkv.layers.hooks import has_hooks
+from vrwkv.ops.cpu_runtime import memory
 from vrwkv.ops.cpu_runtime.eager import runs_eagerly
 
-# Larger memory is fresh from the system at every call, by glibc's rules: clearing its pages takes a fifth of the time
-# of the channel mix at 16384 tokens of 192 channels, and half at 65536. Pieces of this size stay in a cache, too.
-LARGEST, AT_ONCE = 32 << 20, 8 << 20  # bytes
+# Clearing the pages of larger memory takes a fifth of the time of the channel mix at 16384 tokens of 192 channels, and
+# half at 65536. Pieces of this size stay in a cache, too.
+LARGEST, AT_ONCE = memory.LARGEST, 8 << 20  # bytes
+
+
+def reused_memory(x: Tensor) -> AbstractContextManager[None]:
+    """Where the blocks of a model run one after another on `x` (B, T, C): ops write into what earlier blocks left."""
+    return memory.reusing_memory() if _is_eager_inference(x) else nullcontext()
 
 
 def rows_at_once(x: Tensor, row_bytes: int, *modules: nn.Module) -> int:
@@ -47,6 +55,10 @@ def add_residual(x: Tensor, branch: Tensor, *made_by: nn.Module) -> Tensor:
 
 
 def _is_large(x: Tensor, row_bytes: int) -> bool:
-    if not runs_eagerly(x) or x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+    return _is_eager_inference(x) and x.shape[0] * x.shape[1] * row_bytes > LARGEST and x.is_contiguous()
+
+
+def _is_eager_inference(x: Tensor) -> bool:
+    if not runs_eagerly(x) or x.device.type != "cpu":
         return False
-    return x.shape[0] * x.shape[1] * row_bytes > LARGEST and x.is_contiguous()
+    return not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")

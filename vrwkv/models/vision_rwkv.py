@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vrwkv.layers import Block, PatchEmbed
+from vrwkv.layers.large_inputs import reused_memory
 from vrwkv.layers.packing import Grid
 from vrwkv.models.block_outputs import BlockOutputs
 from vrwkv.models.finite_pixels import check_finite_pixels
@@ -257,8 +258,13 @@ class VisionRWKV(BlockOutputs, NativeResolution):
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) images -> (B, T, C) tokens after the final norm; a class token comes last."""
         x, grid = self._embed(x)
-        for block in self.blocks:
-            x = block(x, grid) if torch.jit.is_scripting() else self._run_block(block, x, grid)
+        if torch.jit.is_scripting():
+            for block in self.blocks:
+                x = block(x, grid)
+        else:
+            with reused_memory(x):
+                for block in self.blocks:
+                    x = self._run_block(block, x, grid)
         return self.norm(x)
 
     def pool(self, x: Tensor) -> Tensor:

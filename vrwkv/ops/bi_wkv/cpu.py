@@ -9,6 +9,7 @@ from torch import Tensor
 from vrwkv.ops.bi_wkv.operator import differentiable_operator
 from vrwkv.ops.bi_wkv.portable import bi_wkv_torch, portable_backward, portable_forward
 from vrwkv.ops.cpu_runtime.eager import records_gradient, runs_eagerly
+from vrwkv.ops.cpu_runtime.memory import empty_result
 from vrwkv.ops.exporting import exporting
 
 
@@ -92,7 +93,7 @@ def _forward(
     if inputs.plan is None:
         return portable_forward(decay, bonus, k, v, gate, cu_seqlens)
     (chunks, _, count, _), channels, blocks = inputs.plan, inputs.channels, inputs.blocks
-    y = torch.empty_like(inputs.v)
+    y = empty_result(inputs.v.shape, inputs.dtype)
     loops.write_outputs(
         count * blocks, inputs.k, inputs.v, inputs.gate, y, inputs.decay, inputs.bonus, chunks,
         _states(inputs), channels, inputs.storage, elements=y.numel(),

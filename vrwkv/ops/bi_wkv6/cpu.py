@@ -90,7 +90,7 @@ def _forward(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: 
 
     inputs = _Inputs(r, k, v, w, u, cu_seqlens)
     plan, size = inputs.plan, inputs.size
-    y = torch.empty_like(inputs.v)
+    y = empty_result(inputs.v.shape, inputs.v.dtype)
     chunks = -(-plan.longest // CHUNK)
     scratch, scratch_bytes = inputs.scratch(size * size + (2 * size + CHUNK) * CHUNK + chunks * (4 * CHUNK + 1) * size)
     loops.write_outputs(

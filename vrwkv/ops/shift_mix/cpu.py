@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vrwkv.ops.cpu_runtime.eager import records_gradient, runs_eagerly
+from vrwkv.ops.cpu_runtime.memory import empty_result
 from vrwkv.ops.cpu_runtime.refusal import refuse_cpu
 from vrwkv.ops.exporting import exporting
 from vrwkv.ops.shift_mix.operator import (
@@ -87,7 +88,7 @@ def _forward(
     if norm_weight is not None:
         eps = int.from_bytes(struct.pack("<f", norm_eps), "little")
         loops.norm_statistics(tasks, tokens, statistics, fresh, total, channels, eps, storage, elements=x.numel())
-    mixtures = tokens.new_empty((count, *x.shape))
+    mixtures = empty_result((count, *x.shape), tokens.dtype)
     loops.write_mixtures(
         tasks, tokens, _parameter(share), amounts, _parameter(norm_weight), _parameter(norm_bias),
         statistics if statistics.numel() else None, mixtures, runs, masks, total, image_tokens, channels, count,
