@@ -35,14 +35,17 @@ def rows_at_once(x: Tensor, row_bytes: int, *modules: nn.Module) -> int:
     return max(1, AT_ONCE // row_bytes)
 
 
-def linear_over_input(linear: nn.Module, x: Tensor) -> Tensor:
-    """linear(x) for an `x` (B, T, C) that nobody reads afterwards: a large one is overwritten by its result."""
-    rows = rows_at_once(x, x.shape[2] * x.element_size(), linear)
-    if rows == 0 or type(linear) is not nn.Linear or linear.out_features != x.shape[2]:
+def linear_into(linear: nn.Module, x: Tensor, spare: Tensor | None = None) -> Tensor:
+    """linear(x) for `x` (B, T, C); where that is large, in the memory of `spare`, which nobody reads afterwards."""
+    if type(linear) is not nn.Linear or linear.bias is not None or linear.weight.dtype != x.dtype or has_hooks(linear):
         return linear(x)
-    for part in x.flatten(0, 1).split(rows):
-        part.copy_(linear(part))
-    return x
+    if not _is_large(x, linear.out_features * x.element_size()):
+        return linear(x)
+    shape = (*x.shape[:2], linear.out_features)
+    if spare is None or spare.shape != shape or spare.dtype != x.dtype or not spare.is_contiguous():
+        spare = memory.empty_result(shape, x.dtype)
+    torch.mm(x.flatten(0, 1), linear.weight.t(), out=spare.flatten(0, 1))
+    return spare
 
 
 def add_residual(x: Tensor, branch: Tensor, *made_by: nn.Module) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.jit import Final
 
 from vrwkv.layers.initialisation import fancy_bonus, fancy_decay, fancy_mix
-from vrwkv.layers.large_inputs import linear_over_input
+from vrwkv.layers.large_inputs import linear_into
 from vrwkv.layers.packing import Grid, boundaries
 from vrwkv.layers.scriptable_ops import bi_wkv, bi_wkv_published, sigmoid_gate
 from vrwkv.layers.token_shift import TokenShift, shares_of_shifted
@@ -135,8 +135,9 @@ class SpatialMix(nn.Module):
         if torch.jit.is_scripting() or self.token_shift is None:
             k, v, gate = self.key(x_k), self.value(x_v), self.receptance(x_r)
         else:
-            k = linear_over_input(self.key, x_k)
-            v, gate = linear_over_input(self.value, x_v), linear_over_input(self.receptance, x_r)
+            # Mixtures are read by nobody else: each one's memory takes the next result.
+            k, v = linear_into(self.key, x_k), linear_into(self.value, x_v, x_k)
+            gate = linear_into(self.receptance, x_r, x_v)
         if not self.follows_paper:
             y = bi_wkv_published(self.decay, self.bonus, k, v, cu_seqlens)
             y = sigmoid_gate(gate, self.key_norm(y), self.backend)
@@ -145,4 +146,6 @@ class SpatialMix(nn.Module):
         else:
             y = bi_wkv(self.decay, self.bonus, k, v, None, cu_seqlens, self.backend)
             y = sigmoid_gate(gate, self.key_norm(y), self.backend)
-        return self.output(y) if torch.jit.is_scripting() else linear_over_input(self.output, y)
+        if torch.jit.is_scripting() or self.token_shift is None:
+            return self.output(y)
+        return linear_into(self.output, y, x_r)

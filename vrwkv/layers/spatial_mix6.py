@@ -8,7 +8,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from vrwkv.layers.initialisation import fancy_bonus6, fancy_decay, fancy_mix
-from vrwkv.layers.large_inputs import linear_over_input
+from vrwkv.layers.large_inputs import linear_into
 from vrwkv.layers.packing import Grid, boundaries
 from vrwkv.layers.scriptable_ops import bi_wkv6, head_norm_gate, tanh
 from vrwkv.layers.token_shift import SequenceShift, TokenShift
@@ -120,8 +120,9 @@ class SpatialMix6(nn.Module):
         if torch.jit.is_scripting():
             r, k, v, gate = self.receptance(x_r), self.key(x_k), self.value(x_v), self.gate(x_g)
         else:
-            r, k = linear_over_input(self.receptance, x_r), linear_over_input(self.key, x_k)
-            v, gate = linear_over_input(self.value, x_v), linear_over_input(self.gate, x_g)
+            # Mixtures are read by nobody else: each one's memory takes the next result.
+            r, k = linear_into(self.receptance, x_r, x_w), linear_into(self.key, x_k, x_r)
+            v, gate = linear_into(self.value, x_v, x_k), linear_into(self.gate, x_g, x_v)
         r, k, v, w = (tensor.unflatten(-1, (self.num_heads, -1)) for tensor in (r, k, v, w))
         y = self.key_norm(bi_wkv6(r, k, v, w, self.bonus, boundaries(grid), self.backend).flatten(2))
         gated = head_norm_gate(
@@ -133,7 +134,7 @@ class SpatialMix6(nn.Module):
             self.norm_eps,
             self.backend,
         )
-        return self.output(gated) if torch.jit.is_scripting() else linear_over_input(self.output, gated)
+        return self.output(gated) if torch.jit.is_scripting() else linear_into(self.output, gated, x_g)
 
     def _decays(self, x: Tensor) -> Tensor:
         """w (B, T, C): `decay` plus a low-rank correction computed from the mixture (B, T, C)."""

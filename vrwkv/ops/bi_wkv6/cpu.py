@@ -6,6 +6,7 @@ from torch import Tensor
 
 from vrwkv.ops.bi_wkv6.operator import Gradients, differentiable_operator
 from vrwkv.ops.bi_wkv6.portable import bi_wkv6_torch, portable_backward, portable_forward
+from vrwkv.ops.cpu_runtime.memory import empty_result
 from vrwkv.ops.exporting import exporting
 
 LARGEST_HEAD = 128  # channels; larger states do not stay in the cache, and are left to the portable backend
