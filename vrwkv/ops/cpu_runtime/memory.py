@@ -15,17 +15,15 @@ import torch
 from torch import Tensor
 
 LARGEST = 32 << 20  # bytes that malloc still takes from memory it keeps (M_MMAP_THRESHOLD at its most)
-ALIGNMENT = 64  # of torch's own tensors
 
 
 class _Piece:
     """Memory that one tensor at a time may have; numpy's array tells when that tensor and its views are gone."""
 
     def __init__(self, size: int) -> None:
-        memory = np.empty(size + ALIGNMENT, dtype=np.uint8)
-        start = -memory.ctypes.data % ALIGNMENT
         self.size = size
-        self._memory = memory[start : start + size]
+        # Torch's memory: numpy asks for huge pages, for which the system may have to move others away.
+        self._memory = torch.empty(size, dtype=torch.uint8, device="cpu").numpy()
         self._holder: weakref.ref[np.ndarray] | None = None
 
     def is_free(self) -> bool:
