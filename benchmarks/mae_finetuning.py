@@ -1,6 +1,6 @@
 """Does fine-tuning after masked pretraining beat training from scratch at the same budget?
 
-`python benchmarks/mae_finetuning.py` (about a quarter of an hour on two cores; it needs scikit-learn) trains the small
+`python benchmarks/mae_finetuning.py` (about half an hour on two cores; it needs scikit-learn) trains the small
 classifier of configs/classification/digits_nano.yaml from a few labels a class: after pretraining, from scratch with as
 many steps, and from scratch with the budget of both stages. Every row gets the same sweep of learning rates, chosen on
 images of their own. Writes docs/benchmarks/mae_finetuning.md and .json after every run; started again, it goes on.

@@ -39,7 +39,7 @@ WARM_UP = 0.1
 class Plan:
     """Everything that the table depends on, apart from the two recipes in configs/."""
 
-    labels_per_class: tuple[int, ...] = (20, 5)
+    labels_per_class: tuple[int, ...] = (20, 5, 2)
     learning_rates: tuple[float, ...] = (2e-3, 6e-3, 2e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
     pretraining_epochs: int = 18
