@@ -1,4 +1,4 @@
-"""Eager inference on so many tokens that fresh memory costs more than arithmetic: results go where inputs were."""
+"""Eager inference on so many tokens that fresh memory costs more than arithmetic: results go where others were."""
 
 from contextlib import AbstractContextManager, nullcontext
 
