@@ -102,6 +102,34 @@ def test_a_single_hook_is_enough(watched: str) -> None:
 
 
 @pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize("name", ["spatial_mix", "spatial_mix6"])
+@pytest.mark.parametrize("watched", ["key", "value", "receptance", "output"])
+def test_what_one_hook_keeps_stays_as_it_saw_it(name: str, watched: str) -> None:
+    mix, seen = layer_of(name), []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.extend((tensor, tensor.clone()) for tensor in (*inputs, output))
+
+    getattr(mix, watched).register_forward_hook(keep)
+    with torch.no_grad():
+        mix(tokens(), GRID)
+    assert len(seen) == 2
+    for kept, copy in seen:
+        assert torch.equal(kept, copy)
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_linear_layers_that_compute_something_else_are_called() -> None:
+    mix, x = layer_of("spatial_mix"), tokens()
+    mix.key.forward = lambda given: torch.zeros_like(given)
+    with torch.no_grad():
+        changed = mix(x, GRID)
+        nn.init.zeros_(mix.key.weight)
+        del mix.key.forward
+        torch.testing.assert_close(mix(x, GRID), changed)
+
+
+@pytest.mark.usefixtures("everything_is_large")
 def test_training_and_autocast_take_all_tokens_at_once(linears_called: list[tuple[int, ...]]) -> None:
     block = layer_of("block")
     block(tokens(), GRID).sum().backward()

@@ -16,22 +16,43 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return taken
 
 
+PASSES = {
+    "features": lambda model, images: (model.forward_features(images),),
+    "packed": lambda model, images: (model.forward_packed_features(list(images))[0],),
+}
+
+
 @pytest.mark.parametrize("mixer", ["bi_wkv", "bi_wkv6"])
-def test_more_blocks_take_no_more_memory(mixer: str, pieces: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["features", "packed"])
+def test_more_blocks_take_no_more_memory(
+    name: str, mixer: str, pieces: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     images, counts = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0)), []
     for depth in (3, 6):
         torch.manual_seed(0)
         model = vrwkv.VisionRWKV(embed_dim=64, depth=depth, img_size=48, patch_size=8, mixer=mixer).eval()
         with torch.inference_mode():
             monkeypatch.setattr(memory, "LARGEST", 1 << 40)
-            expected = model.forward_features(images)
+            (expected,) = PASSES[name](model, images)
             assert not pieces
             monkeypatch.setattr(memory, "LARGEST", 1000)
-            features = model.forward_features(images)
+            (features,) = PASSES[name](model, images)
         assert torch.equal(features, expected)
         counts.append(len(pieces))
         pieces.clear()
     assert counts[0] == counts[1] > 0
+
+
+def test_maps_of_early_blocks_outlive_later_ones(pieces: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = vrwkv.VisionRWKV(embed_dim=64, depth=6, img_size=48, patch_size=8).eval()
+    images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = model.forward_maps(images, (0, 2, 5))
+        monkeypatch.setattr(memory, "LARGEST", 1000)
+        maps = model.forward_maps(images, (0, 2, 5))
+    assert pieces
+    for found, wanted in zip(maps, expected, strict=True):
+        assert torch.equal(found, wanted)
 
 
 def test_training_takes_memory_of_its_own(pieces: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Eager inference on so many tokens that fresh memory costs more than arithmetic: results go where others were."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -35,17 +36,37 @@ def rows_at_once(x: Tensor, row_bytes: int, *modules: nn.Module) -> int:
     return max(1, AT_ONCE // row_bytes)
 
 
-def linear_into(linear: nn.Module, x: Tensor, spare: Tensor | None = None) -> Tensor:
-    """linear(x) for `x` (B, T, C); where that is large, in the memory of `spare`, which nobody reads afterwards."""
-    if type(linear) is not nn.Linear or linear.bias is not None or linear.weight.dtype != x.dtype or has_hooks(linear):
-        return linear(x)
-    if not _is_large(x, linear.out_features * x.element_size()):
+def linear_into(linear: nn.Module, x: Tensor, spare: Tensor | None = None, reader: nn.Module | None = None) -> Tensor:
+    """linear(x), where that is large in memory that is free.
+
+    Args:
+        linear: a layer; anything but a plain product with its weight is called as it stands.
+        x: (B, T, C), the input.
+        spare: memory for the result, which nobody reads afterwards: an earlier input.
+        reader: the module whose input `spare` was, if any; its hooks may have kept it.
+    """
+    if not _is_plain_product(linear, x) or not _is_large(x, linear.out_features * x.element_size()):
         return linear(x)
     shape = (*x.shape[:2], linear.out_features)
-    if spare is None or spare.shape != shape or spare.dtype != x.dtype or not spare.is_contiguous():
-        spare = memory.empty_result(shape, x.dtype)
-    torch.mm(x.flatten(0, 1), linear.weight.t(), out=spare.flatten(0, 1))
-    return spare
+    if (
+        spare is None
+        or spare.shape != shape
+        or spare.dtype != x.dtype
+        or not spare.is_contiguous()
+        or (reader is not None and has_hooks(reader))
+    ):
+        out = memory.empty_result(shape, x.dtype)
+    else:
+        out = spare
+    torch.mm(x.flatten(0, 1), linear.weight.t(), out=out.flatten(0, 1))
+    return out
+
+
+def _is_plain_product(linear: nn.Module, x: Tensor) -> TypeGuard[nn.Linear]:
+    """Whether calling `linear` is a product of `x` with its weight and nothing else, adapters and hooks included."""
+    if type(linear) is not nn.Linear or "forward" in vars(linear) or has_hooks(linear) or linear.bias is not None:
+        return False
+    return type(linear.weight) is nn.Parameter and linear.weight.dtype == x.dtype
 
 
 def add_residual(x: Tensor, branch: Tensor, *made_by: nn.Module) -> Tensor:

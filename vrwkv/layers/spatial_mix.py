@@ -136,8 +136,8 @@ class SpatialMix(nn.Module):
             k, v, gate = self.key(x_k), self.value(x_v), self.receptance(x_r)
         else:
             # Mixtures are read by nobody else: each one's memory takes the next result.
-            k, v = linear_into(self.key, x_k), linear_into(self.value, x_v, x_k)
-            gate = linear_into(self.receptance, x_r, x_v)
+            k, v = linear_into(self.key, x_k), linear_into(self.value, x_v, x_k, self.key)
+            gate = linear_into(self.receptance, x_r, x_v, self.value)
         if not self.follows_paper:
             y = bi_wkv_published(self.decay, self.bonus, k, v, cu_seqlens)
             y = sigmoid_gate(gate, self.key_norm(y), self.backend)
@@ -148,4 +148,4 @@ class SpatialMix(nn.Module):
             y = sigmoid_gate(gate, self.key_norm(y), self.backend)
         if torch.jit.is_scripting() or self.token_shift is None:
             return self.output(y)
-        return linear_into(self.output, y, x_r)
+        return linear_into(self.output, y, x_r, self.receptance)

@@ -121,8 +121,10 @@ class SpatialMix6(nn.Module):
             r, k, v, gate = self.receptance(x_r), self.key(x_k), self.value(x_v), self.gate(x_g)
         else:
             # Mixtures are read by nobody else: each one's memory takes the next result.
-            r, k = linear_into(self.receptance, x_r, x_w), linear_into(self.key, x_k, x_r)
-            v, gate = linear_into(self.value, x_v, x_k), linear_into(self.gate, x_g, x_v)
+            r = linear_into(self.receptance, x_r, x_w)
+            k = linear_into(self.key, x_k, x_r, self.receptance)
+            v = linear_into(self.value, x_v, x_k, self.key)
+            gate = linear_into(self.gate, x_g, x_v, self.value)
         r, k, v, w = (tensor.unflatten(-1, (self.num_heads, -1)) for tensor in (r, k, v, w))
         y = self.key_norm(bi_wkv6(r, k, v, w, self.bonus, boundaries(grid), self.backend).flatten(2))
         gated = head_norm_gate(
@@ -134,7 +136,7 @@ class SpatialMix6(nn.Module):
             self.norm_eps,
             self.backend,
         )
-        return self.output(gated) if torch.jit.is_scripting() else linear_into(self.output, gated, x_g)
+        return self.output(gated) if torch.jit.is_scripting() else linear_into(self.output, gated, x_g, self.gate)
 
     def _decays(self, x: Tensor) -> Tensor:
         """w (B, T, C): `decay` plus a low-rank correction computed from the mixture (B, T, C)."""

@@ -7,6 +7,7 @@ import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from vrwkv.layers.large_inputs import reused_memory
 from vrwkv.layers.packing import Grid
 
 
@@ -96,11 +97,12 @@ class BlockOutputs(nn.Module):
         wanted = {index % depth for index in asked}
         x, grid = self._embed(x)
         maps = []
-        for index, block in enumerate(self.blocks[: max(wanted) + 1]):
-            x = self._run_block(block, x, grid)
-            if index in wanted:
-                tokens = self.norm(x) if index == depth - 1 else x
-                maps.append(_to_map(tokens if self.cls_token is None else tokens[:, :-1], grid))
+        with reused_memory(x):
+            for index, block in enumerate(self.blocks[: max(wanted) + 1]):
+                x = self._run_block(block, x, grid)
+                if index in wanted:
+                    tokens = self.norm(x) if index == depth - 1 else x
+                    maps.append(_to_map(tokens if self.cls_token is None else tokens[:, :-1], grid))
         return tuple(maps)
 
     @torch.jit.ignore

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from vrwkv.layers.large_inputs import reused_memory
 from vrwkv.layers.packing import Grid, PackedGrids, pack
 from vrwkv.layers.patch_embed import PatchEmbed
 
@@ -57,8 +58,9 @@ class NativeResolution(nn.Module):
             self._check_packed(image, index)
         tokens, grids = zip(*(self._embed(image[None]) for image in images), strict=True)
         x, grid = pack(tokens, grids)
-        for block in self.blocks:
-            x = self._run_block(block, x, grid)
+        with reused_memory(x):
+            for block in self.blocks:
+                x = self._run_block(block, x, grid)
         return self.norm(x), grid
 
     @torch.jit.ignore

@@ -1,7 +1,7 @@
 """Memory for large results: inside `reusing_memory()`, that of earlier ones which nobody holds any more.
 
 glibc maps memory from 32 MiB on anew at each call, so that every result of an op on many tokens starts with the system
-clearing its pages: at 65536 tokens of 192 channels this takes as long as the op.
+clearing its pages (docs/log.md has what that costs).
 """
 
 import math
