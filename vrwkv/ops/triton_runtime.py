@@ -21,6 +21,7 @@ from vrwkv.ops.exporting import exporting
 
 # Settled once, as Triton settles it when a kernel is defined; tracing compilers see constants.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
+PTX = not INTERPRETED and torch.version.cuda is not None  # whether kernels may hold NVIDIA's instructions
 INSTALLED = importlib.util.find_spec("triton") is not None
 GPU_TYPES = ("cuda", "xpu")  # AMD's are "cuda" to torch
 
@@ -44,7 +45,9 @@ def refuse_triton(*tensors: Tensor) -> str | None:
     return "exported files hold standard operators only" if exporting() else None
 
 
-def triton_operator(name: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], CustomOpDef]:
+def triton_operator(
+    name: str, fake: Callable[..., Any], *, opaque: bool = False
+) -> Callable[[Callable[..., Any]], CustomOpDef]:
     """Decorator that makes a function that launches Triton kernels the operator `name`.
 
     A `torch.library.triton_op`, into which compilers can look; interpreted kernels cannot be traced, so there it is a
@@ -53,10 +56,12 @@ def triton_operator(name: str, fake: Callable[..., Any]) -> Callable[[Callable[.
     Args:
         name: "vrwkv::…".
         fake: the outputs' shapes, dtypes and layouts: same arguments, same structure of results, empty tensors.
+        opaque: a `custom_op` in any case: Inductor leaves out options of launches that it does not know (maxnreg), and
+            has one graph for sizes that are launched differently.
     """
 
     def register(function: Callable[..., Any]) -> CustomOpDef:
-        kind: Callable[..., Any] = torch.library.custom_op if INTERPRETED else torch.library.triton_op
+        kind: Callable[..., Any] = torch.library.custom_op if INTERPRETED or opaque else torch.library.triton_op
         operator: CustomOpDef = kind(name, mutates_args=())(function)
         operator.register_fake(fake)
         return operator

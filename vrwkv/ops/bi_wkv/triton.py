@@ -1,49 +1,33 @@
-"""Bi-WKV in Triton: chunks of tokens in parallel, float32 sums, both directions from one read.
+"""Bi-WKV in Triton: spans of tokens in parallel, each read once, float32 sums.
 
-Forward, three launches: what each chunk hands on (triton_summaries.py), a scan of that over the chunks of an image, and
-the outputs (triton_outputs.py). Backward, three: adjoint sums of each chunk (triton_adjoint.py), the same scan, and the
-gradients (triton_gradients.py). Beside the inputs, the forward keeps the states at the chunks' borders. No program adds
-to what another wrote, so that every result is the same to the bit each time: gradients in decay and bonus are written
-per chunk and summed by torch.
+Forward: one launch (triton_outputs.py), in which a program holds a span of 256 or 512 tokens of 16 channels in
+registers. The spans of a longer image hand their sums to each other while they run (triton_exchange.py); where an image
+has more spans than certainly run at the same time, two launches do. Backward likewise (triton_gradients.py). What plain
+sums over a span are not right for is left to a second kernel (triton_steep.py), which looks at the parameters and
+mostly ends at once; the host looks at none.
 
-Bytes per element (token and channel), half-precision inputs, chunks of L = 64 in blocks of 16, without a gate:
-
-    inputs and outputs   forward 4 (summaries) + 4 + 2 (outputs); backward 6 (adjoint) + 6 + 4 (gradients)
-    states               2 directions of 16 bytes a chunk, written, read, written, read: 128 / L = 2 forward; backward
-                         1 (forward states, read twice) + 2
-    scratch              states between blocks of 8 tokens (4 in the gradients), 8 bytes a block, kind and channel,
-                         written and read: 2 forward; backward 2 + 12. Just written, so it should be in the L2 cache
-    from cache           k and v again for the walk that finds those states; for the gradients k, v and grad twice more
-
-so 12 forward and 19 backward beside scratch and cache, against 6 and 10 that must move. exps per element: 1 (summaries)
-+ 2 (outputs), gates aside. A step of a walk is two multiply-adds. docs/benchmarks/gpu.md has times.
-
-No size of decay is refused and none is looked at by the host: see triton_states.py.
+Bytes per element (token and channel) in half precision, without a gate: 4 + 2 forward, 6 + 4 backward, which is what
+must move. Sums between spans add 20 bytes a span and channel, written once and read by the image's other programs.
+No program adds to what another wrote, so that every result is the same to the bit each time: gradients in decay and
+bonus are written per span and summed by torch.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
-from vrwkv.ops.bi_wkv.triton_adjoint import summarise_adjoint_kernel
-from vrwkv.ops.bi_wkv.triton_chunks import (
-    BLOCK_LENGTH,
-    CARRY_GROUP,
-    CARRY_LANES,
-    CHUNK_LENGTH,
-    GRADIENT_BLOCK_LENGTH,
-    LANES,
-    cut_packed,
-    number_of_chunks,
-    number_of_programs,
-)
-from vrwkv.ops.bi_wkv.triton_gradients import write_gradients_kernel
-from vrwkv.ops.bi_wkv.triton_outputs import write_outputs_kernel
-from vrwkv.ops.bi_wkv.triton_summaries import carry_states_kernel, summarise_chunks_kernel
-from vrwkv.ops.triton_runtime import INTERPRETED, triton_operator, wrap_triton
+from vrwkv.ops.bi_wkv.triton_exchange import UNWRITTEN_BITS
+from vrwkv.ops.bi_wkv.triton_gradients import gradients_kernel
+from vrwkv.ops.bi_wkv.triton_outputs import outputs_kernel
+from vrwkv.ops.bi_wkv.triton_spans import NEIGHBOURS, STEEP_BLOCK, STEEP_LANES, Cut, cut, cut_packed, most_spans
+from vrwkv.ops.bi_wkv.triton_steep import steep_gradients_kernel, steep_outputs_kernel
+from vrwkv.ops.triton_runtime import INTERPRETED, PTX, triton_operator
 
-Sums = tuple[Tensor, Tensor, Tensor]  # peaks (chunks, C), scales (2, chunks, C) float64, pairs (2, 2, chunks, C)
+STEEP_PROGRAMS = 64  # each has memory of its own for a whole image's states
+FEW_SPANS, TOGETHER = 8, (4, 16)  # spans that are read at a time where there are few, and where there are more
 
 
 def bi_wkv_triton(
@@ -53,46 +37,110 @@ def bi_wkv_triton(
     return _bi_wkv(decay, bonus, k, v, gate, cu_seqlens)[0]
 
 
-def _count_chunks(k: Tensor, cu_seqlens: Tensor | None) -> int:
-    return number_of_chunks(k.shape[0], k.shape[1], None if cu_seqlens is None else cu_seqlens.shape[0] - 1)
+def _most_spans(k: Tensor, cu_seqlens: Tensor | None) -> int:
+    return most_spans(k.shape[0], k.shape[1], None if cu_seqlens is None else cu_seqlens.shape[0] - 1)
 
 
-def _empty_sums(k: Tensor, chunks: int) -> Sums:
-    channels = k.shape[2]
-    return (
-        k.new_empty((chunks, channels), dtype=torch.float32),
-        k.new_empty((2, chunks, channels), dtype=torch.float64),
-        k.new_empty((2, 2, chunks, channels), dtype=torch.float32),
-    )
+def _has_pairs(*tensors: Tensor) -> bool:
+    """Whether two neighbouring channels lie in one word of 32 bits, in all tensors."""
+    return all(x.element_size() == 2 and x.shape[-1] % 2 == 0 and x.data_ptr() % 4 == 0 for x in tensors)
 
 
+def _runs_at_once(programs: int, device: torch.device) -> bool:
+    """Whether so many programs that are started one after the other are certainly running together: one on each
+    multiprocessor, of which a GPU has room for two."""
+    if INTERPRETED or device.type != "cuda":
+        return False
+    return programs <= int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@dataclass(frozen=True)
 class _Launch:
-    """Grids, tables and sizes that the kernels of one call share."""
+    """Grid, sizes and options that the kernels of one pass share.
 
-    def __init__(self, k: Tensor, cu_seqlens: Tensor | None) -> None:
+    Attributes:
+        cut: how spans are worked on.
+        slots: spans of the whole batch, spare ones of packed images included.
+        grid: programs.
+        sizes: number of tokens (of the first image), of channels, and of spans of an image.
+        options: constants of the kernels and of their launch.
+        stages: (SENDS, RECEIVES) of each launch that it takes.
+    """
+
+    cut: Cut
+    slots: int
+    grid: tuple[int]
+    sizes: tuple[int, int, int]
+    options: dict[str, Any]
+    stages: tuple[tuple[bool, bool], ...]
+
+    @classmethod
+    def of(
+        cls, k: Tensor, gate: Tensor | None, cu_seqlens: Tensor | None, *, width: int, backward: bool = False
+    ) -> "_Launch":
         batch, tokens, channels = k.shape
-        self.chunks = _count_chunks(k, cu_seqlens)
-        self.images = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
-        self.table, self.boundaries = (k, k) if cu_seqlens is None else cut_packed(cu_seqlens, tokens)
-        self.sizes = (self.chunks * channels, tokens, channels)
-        self.grid = (number_of_programs(self.chunks, channels),)
-        self.carry_grid = ((self.images * channels + CARRY_LANES - 1) // CARRY_LANES, 2)
-        self.packed = cu_seqlens is not None
-        self.options: dict[str, Any] = {"LENGTH": CHUNK_LENGTH, "LANES": LANES, "PACKED": self.packed}
+        found = cut(tokens, backward=backward)
+        spans = -(-tokens // found.span)
+        slots = batch * spans if cu_seqlens is None else tokens // found.span + cu_seqlens.shape[0] - 1
+        lanes = found.channels // width
+        blocks = -(-channels // (found.channels * NEIGHBOURS)) * NEIGHBOURS
+        options: dict[str, Any] = {
+            "CHUNKS": found.chunks,
+            "LENGTH": found.length,
+            "BLOCK": found.block,
+            "LANES": lanes,
+            "WIDTH": width,
+            "NEIGHBOURS": NEIGHBOURS,
+            "TOGETHER": TOGETHER[spans > FEW_SPANS],
+            "GATED": gate is not None,
+            "PACKED": cu_seqlens is not None,
+        }
+        if not INTERPRETED:
+            options["num_warps"] = max(1, found.chunks * lanes // 32)
+        registers = found.registers[width == 1]
+        if PTX and registers is not None:
+            options["maxnreg"] = registers
+        stages: tuple[tuple[bool, bool], ...] = ((False, False),)
+        if spans > 1:
+            together = cu_seqlens is None and _runs_at_once(spans * NEIGHBOURS, k.device)
+            stages = ((True, True),) if together else ((True, False), (False, True))
+        return cls(found, slots, (slots * blocks,), (tokens, channels, spans), options, stages)
 
-    def borders(self, k: Tensor, kinds: int, block: int) -> Tensor:
-        """Scratch memory for states of several kinds between the blocks of each chunk."""
-        return k.new_empty((kinds, CHUNK_LENGTH // block, 3, self.chunks, k.shape[2]), dtype=torch.float32)
+    def prepare(self, totals: Tensor) -> None:
+        """Mark as unwritten what is read while it is being written."""
+        if self.stages == ((True, True),):
+            totals[: self.slots].fill_(UNWRITTEN_BITS)
 
-    def carry(self, decay: Tensor, k: Tensor, scales: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """The sums that reach each chunk, from what each chunk hands on."""
-        _, state_scales, state_pairs = _empty_sums(k, self.chunks)
-        lanes, tokens, channels = self.sizes
-        wrap_triton(carry_states_kernel)[self.carry_grid](
-            decay, self.boundaries, scales, pairs, state_scales, state_pairs, lanes, self.images, tokens, channels,
-            LENGTH=CHUNK_LENGTH, GROUP=CARRY_GROUP, LANES=CARRY_LANES, PACKED=self.packed, num_warps=1,
-        )  # fmt: skip
-        return state_scales, state_pairs
+
+def _steep_launch(
+    k: Tensor, gate: Tensor | None, cu_seqlens: Tensor | None, span: Cut, kinds: int
+) -> tuple[tuple[int], Tensor, tuple[int, ...], dict[str, Any]]:
+    """Grid, memory for states between blocks, sizes and options of the kernels for steep channels."""
+    batch, tokens, channels = k.shape
+    images = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    items = images * -(-channels // STEEP_LANES)
+    programs, blocks = min(items, STEEP_PROGRAMS), -(-tokens // STEEP_BLOCK)
+    borders = k.new_empty((programs, kinds, blocks, 3, STEEP_LANES), dtype=torch.float32)
+    options: dict[str, Any] = {
+        "ALL": triton.next_power_of_2(channels),
+        "SPAN": span.span,
+        "LENGTH": span.length,
+        "BLOCK": STEEP_BLOCK,
+        "LANES": STEEP_LANES,
+        "GATED": gate is not None,
+        "PACKED": cu_seqlens is not None,
+    }
+    if not INTERPRETED:
+        options["num_warps"] = max(1, STEEP_LANES // 32)
+    return (programs,), borders, (items, tokens, channels, blocks), options
+
+
+def _tables(k: Tensor, cu_seqlens: Tensor | None, span: int) -> tuple[Tensor, Tensor]:
+    return (k, k) if cu_seqlens is None else cut_packed(cu_seqlens, k.shape[1], span)
+
+
+def _empty_totals(k: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    return k.new_empty((_most_spans(k, cu_seqlens), 5, k.shape[2]), dtype=torch.int32)
 
 
 def _to_be_written(like: Tensor) -> Tensor:
@@ -102,73 +150,72 @@ def _to_be_written(like: Tensor) -> Tensor:
 
 def _fake_forward(
     decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, cu_seqlens: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return v.new_empty(v.shape), *_empty_sums(k, _count_chunks(k, cu_seqlens))
+) -> tuple[Tensor, Tensor]:
+    return v.new_empty(v.shape), _empty_totals(k, cu_seqlens)
 
 
-@triton_operator("vrwkv::bi_wkv_triton", _fake_forward)
+@triton_operator("vrwkv::bi_wkv_triton", _fake_forward, opaque=True)
 def _bi_wkv(
     decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, cu_seqlens: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The output, and the sums at the borders of chunks that the backward starts from."""
+) -> tuple[Tensor, Tensor]:
+    """The output, and what spans hand to each other, from which the backward starts."""
     decay, bonus, k, v = decay.contiguous(), bonus.contiguous(), k.contiguous(), v.contiguous()
-    launch = _Launch(k, cu_seqlens)
-    peaks, scales, pairs = _empty_sums(k, launch.chunks)
-    wrap_triton(summarise_chunks_kernel)[launch.grid](
-        k, v, decay, bonus, launch.table, peaks, scales, pairs, *launch.sizes, BLOCK=BLOCK_LENGTH, **launch.options
-    )
-    state_scales, state_pairs = launch.carry(decay, k, scales, pairs)
-    y = _to_be_written(v)
     opened = v if gate is None else gate.contiguous()
-    wrap_triton(write_outputs_kernel)[launch.grid](
-        k, v, opened, y, launch.borders(k, 1, BLOCK_LENGTH), decay, bonus,
-        launch.table, peaks, state_scales, state_pairs,
-        *launch.sizes, BLOCK=BLOCK_LENGTH, GATED=gate is not None, **launch.options,
-    )  # fmt: skip
-    return y.to(v.dtype), peaks, state_scales, state_pairs
+    y, totals = _to_be_written(v), _empty_totals(k, cu_seqlens)
+    launch = _Launch.of(k, gate, cu_seqlens, width=2 if _has_pairs(k, v, opened) else 1)
+    table, images = _tables(k, cu_seqlens, launch.cut.span)
+    launch.prepare(totals)
+    for sends, receives in launch.stages:
+        outputs_kernel[launch.grid](
+            k, v, opened, y, decay, bonus, table, totals, *launch.sizes, **launch.options, SENDS=sends, RECEIVES=receives
+        )  # fmt: skip
+    grid, borders, sizes, options = _steep_launch(k, gate, cu_seqlens, launch.cut, 1)
+    steep_outputs_kernel[grid](k, v, opened, y, borders, decay, bonus, images, *sizes, **options)
+    return y.to(v.dtype), totals
 
 
 def _fake_backward(
     grad: Tensor, decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, cu_seqlens: Tensor | None,
-    peaks: Tensor, scales: Tensor, pairs: Tensor,
+    totals: Tensor,
 ) -> list[Tensor]:  # fmt: skip
     inputs = (decay, bonus, k, v) if gate is None else (decay, bonus, k, v, gate)
     return [tensor.new_empty(tensor.shape) for tensor in inputs]
 
 
-@triton_operator("vrwkv::bi_wkv_triton_backward", _fake_backward)
+@triton_operator("vrwkv::bi_wkv_triton_backward", _fake_backward, opaque=True)
 def _bi_wkv_backward(
     grad: Tensor, decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, cu_seqlens: Tensor | None,
-    peaks: Tensor, scales: Tensor, pairs: Tensor,
+    totals: Tensor,
 ) -> list[Tensor]:  # fmt: skip
     """Gradients in decay, bonus, k, v and, if there is one, gate."""
     decays, bonuses, k, v, grad = (tensor.contiguous() for tensor in (decay, bonus, k, v, grad))
-    launch = _Launch(k, cu_seqlens)
-    gated = gate is not None
     opened = v if gate is None else gate.contiguous()
     grad_k, grad_v = _to_be_written(k), _to_be_written(v)
-    grad_gate = _to_be_written(v) if gated else grad_v
-    adjoint_peaks, adjoint_scales, adjoint_pairs = _empty_sums(k, launch.chunks)
-    wrap_triton(summarise_adjoint_kernel)[launch.grid](
-        grad, k, v, opened, grad_gate, launch.borders(k, 1, BLOCK_LENGTH), decays, bonuses, launch.table,
-        peaks, scales, pairs, adjoint_peaks, adjoint_scales, adjoint_pairs,
-        *launch.sizes, BLOCK=BLOCK_LENGTH, GATED=gated, **launch.options,
+    grad_gate = grad_v if gate is None else _to_be_written(v)
+    launch = _Launch.of(k, gate, cu_seqlens, width=1, backward=True)
+    table, images = _tables(k, cu_seqlens, launch.cut.span)
+    adjoint_totals = torch.empty_like(totals)
+    launch.prepare(adjoint_totals)
+    grid, borders, sizes, options = _steep_launch(k, gate, cu_seqlens, launch.cut, 3)
+    number_of_images = k.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    partials = k.new_zeros((launch.slots + number_of_images, 2, k.shape[2]), dtype=torch.float32)
+    for sends, receives in launch.stages:
+        gradients_kernel[launch.grid](
+            grad, k, v, opened, grad_k, grad_v, grad_gate, decays, bonuses, table, totals, adjoint_totals, partials,
+            *launch.sizes, **launch.options, SENDS=sends, RECEIVES=receives,
+        )  # fmt: skip
+    steep_gradients_kernel[grid](
+        grad, k, v, opened, grad_k, grad_v, grad_gate, borders, partials[launch.slots :], decays, bonuses, images,
+        *sizes, **options,
     )  # fmt: skip
-    adjoint_scales, adjoint_pairs = launch.carry(decays, k, adjoint_scales, adjoint_pairs)
-    partials = k.new_empty((2, launch.chunks, k.shape[2]), dtype=torch.float32)
-    wrap_triton(write_gradients_kernel)[launch.grid](
-        grad, k, v, opened, grad_k, grad_v, partials, launch.borders(k, 3, GRADIENT_BLOCK_LENGTH), decays, bonuses,
-        launch.table, peaks, scales, pairs, adjoint_peaks, adjoint_scales, adjoint_pairs,
-        *launch.sizes, BLOCK=GRADIENT_BLOCK_LENGTH, GATED=gated, **launch.options,
-    )  # fmt: skip
-    grad_decay, grad_bonus = partials.sum(1).unbind(0)
+    grad_decay, grad_bonus = partials.sum(0).unbind(0)
     gradients = [grad_decay.to(decay.dtype, copy=True), grad_bonus.to(bonus.dtype, copy=True)]
     gradients += [grad_k.to(k.dtype), grad_v.to(v.dtype)]
-    return [*gradients, grad_gate.to(v.dtype)] if gated else gradients
+    return [*gradients, grad_gate.to(v.dtype)] if gate is not None else gradients
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs, *output[1:])
+    ctx.save_for_backward(*inputs, output[1])
     ctx.set_materialize_grads(False)
 
 

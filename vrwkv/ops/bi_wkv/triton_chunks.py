@@ -1,62 +1,81 @@
-"""How tokens are cut into chunks and chunks into programs: functions of shapes, and tables of packed images."""
+# mypy: ignore-errors
+"""A chunk of Bi-WKV in a lane's registers: its tokens, what it hands on, and the states between its blocks.
 
-from typing import NamedTuple
+A state is a pair of sums over weighted tokens, of values and of weights, at a scale that is known from elsewhere. Inside
+a chunk a step is one multiply-add for each.
+"""
 
-import torch
-from torch import Tensor
+import triton
+import triton.language as tl
 
-from vrwkv.ops.triton_runtime import INTERPRETED
-
-# Longer chunks move fewer states (32 bytes a chunk, direction and channel), shorter ones lose fewer digits to strong
-# decays. A block is what a walk holds in registers, one channel a thread. The interpreter pays for every token of a
-# chunk and nothing for lanes; the same code with other numbers.
-CHUNK_LENGTH = 4 if INTERPRETED else 64
-BLOCK_LENGTH = 2 if INTERPRETED else 8
-GRADIENT_BLOCK_LENGTH = 2 if INTERPRETED else 4  # with four states a token, more would leave few programs a processor
-LANES = 2048 if INTERPRETED else 128
-CARRY_LANES = 256 if INTERPRETED else 32  # few lanes: where there are few images, many small programs hide latency
-CARRY_GROUP = 4 if INTERPRETED else 8
+from vrwkv.ops.bi_wkv.triton_channels import LOG2_E, exp2, load_raw, unpack
+from vrwkv.ops.bi_wkv.triton_exchange import NOTHING
 
 
-def number_of_chunks(batch: int, tokens: int, packed: int | None = None) -> int:
-    """Chunks of `batch` images of `tokens` tokens, or at most of `packed` images of `tokens` tokens together.
+@triton.jit
+def load_rows(pointer, offset, step, left, KEYS: tl.constexpr, LENGTH: tl.constexpr, WIDTH: tl.constexpr):
+    """All tokens of a chunk, raw; those from `left` on do not exist."""
+    rows = ()
+    for row in tl.static_range(LENGTH):
+        rows = rows + (load_raw(pointer, offset + row * step, row < left, KEYS, WIDTH),)  # noqa: RUF005
+    return rows
 
-    The exact number of the latter is data, which the host must not wait for.
+
+@triton.jit
+def weight_of(raw, k, scale, WIDTH: tl.constexpr):
+    """e^key at a scale (a logarithm to base 2)."""
+    return exp2(unpack(raw, k, True, WIDTH) * LOG2_E - scale)
+
+
+@triton.jit
+def faded(own, factor, inherited, power):
+    """A state of the chunk alone at another scale, and what reaches it from outside over a distance."""
+    return tl.fma(own[0], factor, inherited[0] * power), tl.fma(own[1], factor, inherited[1] * power)
+
+
+@triton.jit
+def summarise(
+    keys, values, k, v, fade, nothing, LENGTH: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    FORWARDS: tl.constexpr,
+):  # fmt: skip
+    """Sums of a chunk's tokens as seen from both of its ends, in one walk from first to last or from last to first.
+
+    The scale is the largest key so far, renewed with each block.
+
+    Returns:
+        The scale; the sums at the end of the walk; those at its start; and the state before each block was walked
+        through, in the order of tokens.
     """
-    if packed is None:
-        return batch * ((tokens + CHUNK_LENGTH - 1) // CHUNK_LENGTH)
-    return tokens // CHUNK_LENGTH + packed
-
-
-def number_of_programs(chunks: int, channels: int) -> int:
-    """Programs of each kernel that works on chunks."""
-    return (chunks * channels + LANES - 1) // LANES
-
-
-class Chunks(NamedTuple):
-    """Packed images, cut into chunks.
-
-    Attributes:
-        table: (chunks, 3) int64: first token of the chunk, first token and number of tokens of its image; (0, 0, 0) for
-            spare chunks at the end.
-        images: (N, 2) int64: first chunk and number of tokens of each image.
-    """
-
-    table: Tensor
-    images: Tensor
-
-
-def cut_packed(cu_seqlens: Tensor, tokens: int) -> Chunks:
-    """Tables of images packed end to end, made on their device without waiting for it."""
-    boundaries = cu_seqlens.long()
-    lengths = boundaries.diff()
-    ends = ((lengths + CHUNK_LENGTH - 1) // CHUNK_LENGTH).cumsum(0)
-    firsts = torch.cat([ends.new_zeros(1), ends[:-1]])
-    packed = lengths.shape[0]
-    chunk = torch.arange(number_of_chunks(1, tokens, packed), device=cu_seqlens.device)
-    image = torch.searchsorted(ends, chunk, right=True)
-    exists = image < packed
-    image = image.clamp(max=packed - 1)
-    image_first = boundaries[:-1][image]
-    table = torch.stack([image_first + (chunk - firsts[image]) * CHUNK_LENGTH, image_first, lengths[image]], 1)
-    return Chunks(torch.where(exists[:, None], table, 0), torch.stack([firsts, lengths], 1).contiguous())
+    scale = nothing + NOTHING
+    first, second = nothing, nothing
+    start_first, start_second = nothing, nothing
+    power = nothing + 1.0
+    states = ()
+    for walked in tl.static_range(0, LENGTH, BLOCK):
+        logarithms = ()
+        largest = scale
+        for step in tl.static_range(walked, walked + BLOCK):
+            logarithm = unpack(keys[step if FORWARDS else LENGTH - 1 - step], k, False, WIDTH) * LOG2_E
+            logarithms = logarithms + (logarithm,)  # noqa: RUF005
+            largest = tl.maximum(largest, logarithm)
+        factor = exp2(scale - largest)
+        scale = largest
+        first *= factor
+        second *= factor
+        start_first *= factor
+        start_second *= factor
+        rescaled = ()
+        for state in tl.static_range(walked // BLOCK):
+            rescaled = rescaled + ((states[state][0] * factor, states[state][1] * factor),)  # noqa: RUF005
+        states = rescaled + ((first, second),) if FORWARDS else ((first, second),) + rescaled  # noqa: RUF005
+        for step in tl.static_range(BLOCK):
+            weight = exp2(logarithms[step] - scale)
+            weighted = weight * unpack(
+                values[walked + step if FORWARDS else LENGTH - 1 - walked - step], v, False, WIDTH
+            )
+            start_first += power * weighted
+            start_second += power * weight
+            power *= fade
+            first = tl.fma(fade, first, weighted)
+            second = tl.fma(fade, second, weight)
+    return scale, first, second, start_first, start_second, states

@@ -1,197 +1,230 @@
 # mypy: ignore-errors
-"""Gradients of Bi-WKV in k, v, decay and bonus: states and adjoint states of both directions meet at each token.
+"""Gradients of Bi-WKV: a program keeps a span of k, v and the output's gradient in registers.
 
-With e the weight of token i at the adjoint scale S, A the adjoint sums from both sides, and own the token's share of
-its own mean: grad v = e A1 + own g and grad k = e (v A1 - A2) + own g (v - y); the bonus gets the last term summed. The
-decay gets, at each token m, what crosses it: states before m times adjoint states after m, and the reverse.
+With g the gradient in the ungated mean y and D its denominator, targets hand G = g / D and G y to sources as tokens
+hand their values on: the adjoint sums. With e a token's weight, u its own factor and A the adjoint sums from both sides
+and its own, grad v = e A1 and grad k = e (v A1 - A2); the bonus gets u e G (v - y). The decay gets, at each token,
+what crosses it: states before it times adjoint states after it, and the reverse.
 """
 
 import triton
 import triton.language as tl
 
-from vrwkv.ops.bi_wkv.triton_lanes import (
-    as_weights,
-    load_gradients,
-    load_keys,
-    load_values,
-    locate,
-    ones,
-    per_token_parameters,
-    walking_parameter,
+from vrwkv.ops.bi_wkv.triton_channels import (
+    bounded_exp2,
+    exp2,
+    inverse,
+    load_raw,
+    sigmoid,
+    store_channels,
+    unpack,
 )
-from vrwkv.ops.bi_wkv.triton_outputs import inherited, keep_states_after_blocks
-from vrwkv.ops.bi_wkv.triton_states import NOTHING, add, fade, keep_state, kept_state, load_state, mean, walk, walk_back
+from vrwkv.ops.bi_wkv.triton_chunks import faded, load_rows, summarise, weight_of
+from vrwkv.ops.bi_wkv.triton_exchange import (
+    distances,
+    exchange_in_span,
+    from_other_spans,
+    largest_of_rows,
+    publish,
+)
+from vrwkv.ops.bi_wkv.triton_programs import channel_parameters, is_steep, locate
 
 
 @triton.jit
-def inherited_adjoint(peaks, scales, pairs, lane, lanes, present, growth, reference, STEEP: tl.constexpr):
-    """R + S for the chunk's scale R = `reference` and its adjoint scale S, and the adjoint states before and after."""
-    wide = reference.to(tl.float64)
-    own = tl.load(peaks + lane, mask=present, other=0.0).to(tl.float64) - wide
-    before = tl.load(scales + lane, mask=present, other=NOTHING)
-    after = tl.load(scales + lanes + lane, mask=present, other=NOTHING)
-    shift = (tl.maximum(own, tl.maximum(before, after) + growth) + wide).to(tl.float32)
-    adjoint = shift.to(tl.float64) - wide
-    past = load_state(scales, pairs, pairs + lanes, lane, present, adjoint, STEEP)
-    future = load_state(scales + lanes, pairs + 2 * lanes, pairs + 3 * lanes, lane, present, adjoint, STEEP)
-    return shift, past, future
+def _opening(gate, offset, valid, WIDTH: tl.constexpr):
+    return sigmoid(unpack(load_raw(gate, offset, valid, False, WIDTH), gate, False, WIDTH))
 
 
 @triton.jit
-def adjoint_rows(
-    past, future, weights, values, gradients, bonus, shift, left, start, COUNT: tl.constexpr,
-    STEEP: tl.constexpr,
+def _summarise_adjoint(
+    keys, values, grads, k, v, grad, gate, offset, step, left, scale, factor, fade, own_factor, w, nothing, states,
+    before, after, LENGTH: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, GATED: tl.constexpr,
 ):  # fmt: skip
-    """Per token of a block: mean y, own share, weight 1 / D at the adjoint scale, and g y."""
-    outputs, shares, inverses, moments = (), (), (), ()
-    factor = shift if STEEP else tl.exp(-shift)
-    for token in tl.static_range(COUNT):
-        valid = start + token < left
-        output, inverse, share = mean(past[token], future[token], weights[token], values[token], bonus, valid, STEEP)
-        outputs = outputs + (output,)  # noqa: RUF005
-        shares = shares + (share,)  # noqa: RUF005
-        inverses = inverses + (inverse - factor if STEEP else inverse * factor,)  # noqa: RUF005
-        moments = moments + (tl.where(valid, gradients[token] * output, 0.0),)  # noqa: RUF005
-    return outputs, shares, inverses, moments
+    """Adjoint sums of a chunk as seen from its ends, in a walk from its last token to its first.
+
+    Returns:
+        Two sums at its end, two at its start, and before each block was walked through: states and adjoint states
+        after it.
+    """
+    ahead_first, ahead_second = after
+    first, second = nothing, nothing
+    end_first, end_second = nothing, nothing
+    power = nothing + 1.0
+    ends = ()
+    for block in tl.static_range(LENGTH - BLOCK, -1, -BLOCK):
+        ends = ((ahead_first, ahead_second, first, second),) + ends  # noqa: RUF005
+        past_first, past_second = faded(states[block // BLOCK], factor, before, bounded_exp2(-w * block))
+        weights, firsts, seconds = (), (), ()
+        for row in tl.static_range(block, block + BLOCK):
+            weight = weight_of(keys[row], k, scale, WIDTH)
+            weighted = weight * unpack(values[row], v, True, WIDTH)
+            weights = weights + (weight,)  # noqa: RUF005
+            firsts = firsts + (tl.fma(own_factor, weighted, past_first),)  # noqa: RUF005
+            seconds = seconds + (tl.fma(own_factor, weight, past_second),)  # noqa: RUF005
+            past_first = tl.fma(fade, past_first, weighted)
+            past_second = tl.fma(fade, past_second, weight)
+        for row in tl.static_range(BLOCK - 1, -1, -1):
+            share = inverse(seconds[row] + ahead_second)
+            mean = (firsts[row] + ahead_first) * share
+            g = unpack(grads[block + row], grad, False, WIDTH)
+            if GATED:
+                g *= _opening(gate, offset + (block + row) * step, block + row < left, WIDTH)
+            weight = share * g
+            moment = weight * mean
+            ahead_first = tl.fma(fade, ahead_first, weights[row] * unpack(values[block + row], v, True, WIDTH))
+            ahead_second = tl.fma(fade, ahead_second, weights[row])
+            first = tl.fma(fade, first, weight)
+            second = tl.fma(fade, second, moment)
+            end_first += power * weight
+            end_second += power * moment
+            power *= fade
+    return end_first, end_second, first, second, ends
 
 
 @triton.jit
-def keep_states_before_blocks(
-    grad, k, v, gate, before, adjoint_before, borders, offset, channels, left, reference, value_reference, shift, lane,
-    lanes, decay, bonus, LENGTH: tl.constexpr, BLOCK: tl.constexpr, GATED: tl.constexpr, STEEP: tl.constexpr,
+def gradients_kernel(
+    grad, k, v, gate, grad_k, grad_v, grad_gate, decay, bonus, table, totals, adjoint_totals, partials,
+    tokens, channels, spans,
+    CHUNKS: tl.constexpr, LENGTH: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr,
+    NEIGHBOURS: tl.constexpr, TOGETHER: tl.constexpr, GATED: tl.constexpr, PACKED: tl.constexpr, SENDS: tl.constexpr,
+    RECEIVES: tl.constexpr,
 ):  # fmt: skip
-    """Put aside the state and the adjoint state before each block of a chunk, behind those after the blocks."""
-    present = left > 0
-    BLOCKS: tl.constexpr = LENGTH // BLOCK
-    for block in range(0, BLOCKS):
-        keep_state(borders, lane, lanes, BLOCKS + block, present, before, STEEP)
-        keep_state(borders, lane, lanes, 2 * BLOCKS + block, present, adjoint_before, STEEP)
-        weights = as_weights(load_keys(k, offset, channels, left, reference, block * BLOCK, BLOCK), BLOCK, STEEP)
-        values = load_values(v, offset, channels, left, value_reference, block * BLOCK, BLOCK)
-        gradients, _ = load_gradients(grad, gate, offset, channels, left, block * BLOCK, BLOCK, GATED)
-        after = kept_state(borders, lane, lanes, block, present, STEEP)
-        future, _ = walk_back(after, weights, values, ones(lane, BLOCK), decay, BLOCK, STEEP)
-        past, before = walk(before, weights, values, ones(lane, BLOCK), decay, BLOCK, STEEP)
-        _, _, inverses, moments = adjoint_rows(
-            past, future, weights, values, gradients, bonus, shift, left, block * BLOCK, BLOCK, STEEP
-        )
-        _, adjoint_before = walk(adjoint_before, inverses, gradients, moments, decay, BLOCK, STEEP)
-    tl.debug_barrier()
+    """Gradients in k, v and the gate, and each span's part of those in decay and bonus: `partials` (spans, 2, C).
 
-
-@triton.jit
-def weighed(state, weight, STEEP: tl.constexpr):
-    """Both sums of a state, multiplied by a weight."""
-    factor = tl.exp(weight + state[0]) if STEEP else weight
-    return factor * state[1], factor * state[2]
-
-
-@triton.jit
-def crossing(state, adjoint, weight, STEEP: tl.constexpr):
-    """What passes from sources on one side of a token to targets on its other side, weighed by a step of decay."""
-    total = state[1] * adjoint[1] - state[2] * adjoint[2]
-    return tl.exp(weight + state[0] + adjoint[0]) * total if STEEP else total
-
-
-@triton.jit
-def _write_gradients(
-    grad, k, v, gate, grad_k, grad_v, partials, borders, peaks, scales, pairs,
-    adjoint_peaks, adjoint_scales, adjoint_pairs,
-    w, u, growth, lane, lanes, offset, channels, left, image_tokens, value_reference,
-    LENGTH: tl.constexpr, BLOCK: tl.constexpr, GATED: tl.constexpr, STEEP: tl.constexpr,
-):  # fmt: skip
-    present = left > 0
-    reference, before, after = inherited(peaks, scales, pairs, lane, lanes, present, growth, STEEP)
-    shift, adjoint_before, adjoint_after = inherited_adjoint(
-        adjoint_peaks, adjoint_scales, adjoint_pairs, lane, lanes, present, growth, reference, STEEP
+    Of the channels that are not steep; the others' parts are 0. SENDS and RECEIVES as in `outputs_kernel`, of adjoint
+    sums; `totals` are the forward pass's.
+    """
+    SPAN: tl.constexpr = CHUNKS * LENGTH
+    slot, first_slot, span, spans, image_first, count, lane = locate(
+        table, tokens, channels, spans, SPAN, LANES, WIDTH, NEIGHBOURS, PACKED
     )
-    decay, bonus = walking_parameter(-w if not STEEP else w, STEEP), walking_parameter(u, STEEP)
-    step = shift - decay  # the logarithm of a crossing's weight, where sums carry logarithms
-    keep_states_after_blocks(
-        after, k, v, borders, offset, channels, left, reference, value_reference, lane, lanes, decay,
-        LENGTH, BLOCK, STEEP,
-    )  # fmt: skip
-    keep_states_before_blocks(
-        grad, k, v, gate, before, adjoint_before, borders, offset, channels, left, reference, value_reference, shift,
-        lane, lanes, decay, bonus, LENGTH, BLOCK, GATED, STEEP,
-    )  # fmt: skip
-    BLOCKS: tl.constexpr = LENGTH // BLOCK
-    decay_sum, bonus_sum = tl.zeros_like(decay), tl.zeros_like(decay)
-    for back in range(0, BLOCKS):
-        block = BLOCKS - 1 - back
-        keys = load_keys(k, offset, channels, left, reference, block * BLOCK, BLOCK)
-        weights = as_weights(keys, BLOCK, STEEP)
-        values = load_values(v, offset, channels, left, value_reference, block * BLOCK, BLOCK)
-        gradients, _ = load_gradients(grad, gate, offset, channels, left, block * BLOCK, BLOCK, GATED)
-        future, _ = walk_back(
-            kept_state(borders, lane, lanes, block, present, STEEP),
-            weights,
-            values,
-            ones(lane, BLOCK),
-            decay,
-            BLOCK,
-            STEEP,
-        )
-        past, _ = walk(
-            kept_state(borders, lane, lanes, BLOCKS + block, present, STEEP),
-            weights,
-            values,
-            ones(lane, BLOCK),
-            decay,
-            BLOCK,
-            STEEP,
-        )
-        outputs, shares, inverses, moments = adjoint_rows(
-            past, future, weights, values, gradients, bonus, shift, left, block * BLOCK, BLOCK, STEEP
-        )
-        adjoint_border = kept_state(borders, lane, lanes, 2 * BLOCKS + block, present, STEEP)
-        adjoint_past, _ = walk(adjoint_border, inverses, gradients, moments, decay, BLOCK, STEEP)
-        for token in tl.static_range(BLOCK - 1, -1, -1):
-            valid = block * BLOCK + token < left
-            g, x = gradients[token], values[token]
-            # e at the adjoint scale, from its own logarithm: at R alone it may be 0 where at R + S it is not.
-            source = keys[token] + shift if STEEP else tl.exp(keys[token] + shift)
-            past_mass, past_moment = weighed(adjoint_past[token], source, STEEP)
-            future_mass, future_moment = weighed(adjoint_after, source, STEEP)
-            mass, own = past_mass + future_mass, shares[token] * g
-            own_moment = own * (x - outputs[token])
-            place = offset + (block * BLOCK + token) * channels
-            tl.store(grad_v + place, mass + own, mask=valid)
-            tl.store(grad_k + place, x * mass - (past_moment + future_moment) + own_moment, mask=valid)
-            bonus_sum += tl.where(valid, own_moment, 0.0)
-            crossed = crossing(past[token], adjoint_after, step, STEEP)
-            crossed += crossing(future[token], adjoint_past[token], step, STEEP)
-            decay_sum += tl.where(valid, crossed, 0.0)
-            adjoint_after = add(fade(adjoint_after, decay, STEEP), inverses[token], g, moments[token], STEEP)
-    if not STEEP:
-        decay_sum *= decay * tl.exp(shift)
-    count = tl.maximum(image_tokens, 1).to(tl.float32)
-    tl.store(partials + lane, tl.where(present, -decay_sum / count, 0.0), mask=lane < lanes)
-    tl.store(partials + lanes + lane, tl.where(present, bonus_sum / count, 0.0), mask=lane < lanes)
-
-
-@triton.jit
-def write_gradients_kernel(
-    grad, k, v, gate, grad_k, grad_v, partials, borders, decay, bonus, table, peaks, scales, pairs,
-    adjoint_peaks, adjoint_scales, adjoint_pairs, lanes, tokens, channels,
-    LENGTH: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr, PACKED: tl.constexpr, GATED: tl.constexpr,
-):  # fmt: skip
-    """Gradients in k and v, and each chunk's part of those in decay and bonus: `partials` (2, chunks, C) float32."""
-    lane, channel, first, left, image_first, image_tokens = locate(
-        table, lanes, tokens, channels, LENGTH, LANES, PACKED
+    exists = WIDTH * lane < channels
+    chunk = tl.arange(0, CHUNKS)[:, None]
+    w, u, fade, own_factor = channel_parameters(decay, bonus, lane, exists, count, WIDTH)
+    here = tl.minimum(count - span * SPAN, SPAN)
+    chunks = (here + LENGTH - 1) // LENGTH
+    growth = tl.maximum(-w, 0.0) * tl.minimum(count, SPAN).to(tl.float32)
+    first_token = chunk * LENGTH
+    left = tl.where(exists, here - first_token, 0)
+    start = (image_first + span * SPAN) * channels
+    grad += start
+    k += start
+    v += start
+    gate += start
+    grad_k += start
+    grad_v += start
+    grad_gate += start
+    step = channels // WIDTH
+    offset = first_token * step + lane
+    keys = load_rows(k, offset, step, left, True, LENGTH, WIDTH)
+    values = load_rows(v, offset, step, left, False, LENGTH, WIDTH)
+    grads = load_rows(grad, offset, step, left, False, LENGTH, WIDTH)
+    nothing = tl.zeros([CHUNKS, LANES, WIDTH], tl.float32) + w * 0.0
+    chunk_scale, end_first, end_second, start_first, start_second, states = summarise(
+        keys, values, k, v, fade, nothing, LENGTH, BLOCK, WIDTH, True
     )
-    w, u, growth, steep = per_token_parameters(decay, bonus, channel, image_tokens, LENGTH, True)
-    offset = first * channels + channel
-    value_reference = tl.load(v + image_first * channels + channel, mask=left > 0, other=0.0).to(tl.float32)
-    if steep:
-        _write_gradients(
-            grad, k, v, gate, grad_k, grad_v, partials, borders, peaks, scales, pairs,
-            adjoint_peaks, adjoint_scales, adjoint_pairs, w, u, growth, lane, lanes, offset, channels, left,
-            image_tokens, value_reference, LENGTH, BLOCK, GATED, True,
+    own_scale = largest_of_rows(chunk_scale) + growth
+    factor = exp2(chunk_scale - own_scale)
+    to_last, to_first, from_last, from_first = distances(w, chunk, chunks, LENGTH)
+    before_first, before_second, after_first, after_second, _, _, _, _ = exchange_in_span(
+        end_first * factor, end_second * factor, start_first * factor, start_second * factor,
+        to_last, to_first, from_last, from_first,
+    )  # fmt: skip
+    scale = own_scale
+    if SENDS or RECEIVES:
+        scale, a, b, c, d = from_other_spans(
+            totals, first_slot, span, spans, channels, lane, exists, w, own_scale, growth,
+            SPAN, TOGETHER, WIDTH, False,
         )  # fmt: skip
-    else:
-        _write_gradients(
-            grad, k, v, gate, grad_k, grad_v, partials, borders, peaks, scales, pairs,
-            adjoint_peaks, adjoint_scales, adjoint_pairs, w, u, growth, lane, lanes, offset, channels, left,
-            image_tokens, value_reference, LENGTH, BLOCK, GATED, False,
+        own = exp2(own_scale - scale)
+        before_first = before_first * own + to_first * a
+        before_second = before_second * own + to_first * b
+        after_first = after_first * own + to_last * c
+        after_second = after_second * own + to_last * d
+    factor = exp2(chunk_scale - scale)
+    end_first, end_second, start_first, start_second, ends = _summarise_adjoint(
+        keys, values, grads, k, v, grad, gate, offset, step, left, scale, factor, fade, own_factor, w, nothing, states,
+        (before_first, before_second), (after_first, after_second), LENGTH, BLOCK, WIDTH, GATED,
+    )  # fmt: skip
+    past_first, past_second, later_first, later_second, a, b, c, d = exchange_in_span(
+        end_first, end_second, start_first, start_second, to_last, to_first, from_last, from_first
+    )
+    if SENDS:
+        publish(adjoint_totals, slot, channels, lane, exists, chunk, scale, a, b, c, d, CHUNKS, WIDTH)
+    if RECEIVES:
+        _, a, b, c, d = from_other_spans(
+            adjoint_totals, first_slot, span, spans, channels, lane, exists, w, scale, growth,
+            SPAN, TOGETHER, WIDTH, True,
         )  # fmt: skip
+        past_first += to_first * a
+        past_second += to_first * b
+        later_first += to_last * c
+        later_second += to_last * d
+    if RECEIVES or not SENDS:
+        steep = is_steep(w, u, count, SPAN, LENGTH, True)
+        channel = WIDTH * tl.expand_dims(lane, 2) + tl.arange(0, WIDTH)[None, None, :]
+        place = tl.expand_dims(first_token * channels, 2) + channel
+        written = tl.where(steep, 0, tl.expand_dims(left, 2))
+        decay_sum, bonus_sum = nothing, nothing
+        # Sums of states before tokens, faded: a target's product with them is what reaches it across tokens of the
+        # chunk, so that states need not be kept until the adjoint states after them are known.
+        twice_first, twice_second = nothing, nothing
+        for block in tl.static_range(0, LENGTH, BLOCK):
+            ahead_first, ahead_second, own_first, own_second = ends[block // BLOCK]
+            next_first, next_second = faded(
+                (own_first, own_second), 1.0, (later_first, later_second), bounded_exp2(-w * (LENGTH - block - BLOCK))
+            )
+            weights, firsts, seconds = (), (), ()
+            for row in tl.static_range(block, block + BLOCK):
+                weights = weights + (weight_of(keys[row], k, scale, WIDTH),)  # noqa: RUF005
+            for row in tl.static_range(BLOCK - 1, -1, -1):
+                firsts = (ahead_first,) + firsts  # noqa: RUF005
+                seconds = (ahead_second,) + seconds  # noqa: RUF005
+                weighted = weights[row] * unpack(values[block + row], v, True, WIDTH)
+                ahead_first = tl.fma(fade, ahead_first, weighted)
+                ahead_second = tl.fma(fade, ahead_second, weights[row])
+            shares, means, masses, moments = (), (), (), ()
+            for row in tl.static_range(BLOCK):
+                value = unpack(values[block + row], v, True, WIDTH)
+                own = own_factor * weights[row]
+                share = inverse(own + seconds[row] + before_second)
+                mean = tl.fma(own, value, firsts[row] + before_first) * share
+                g = unpack(grads[block + row], grad, True, WIDTH)
+                if GATED:
+                    opening = _opening(gate, offset + (block + row) * step, block + row < left, WIDTH)
+                    g *= opening
+                    closing = g * mean * (1.0 - opening)
+                    tl.store(grad_gate + place + (block + row) * channels, closing, mask=block + row < written)
+                share *= g
+                moment = share * mean
+                shares = shares + (share,)  # noqa: RUF005
+                means = means + (mean,)  # noqa: RUF005
+                masses = masses + (tl.fma(own_factor, share, past_first),)  # noqa: RUF005
+                moments = moments + (tl.fma(own_factor, moment, past_second),)  # noqa: RUF005
+                decay_sum = tl.fma(firsts[row], past_first, decay_sum)
+                decay_sum = tl.fma(-seconds[row], past_second, decay_sum)
+                decay_sum = tl.fma(share, twice_first, decay_sum)
+                decay_sum = tl.fma(-moment, twice_second, decay_sum)
+                bonus_sum = tl.fma(weights[row] * share, value - mean, bonus_sum)
+                twice_first = tl.fma(fade, twice_first, before_first)
+                twice_second = tl.fma(fade, twice_second, before_second)
+                before_first = tl.fma(fade, before_first, weights[row] * value)
+                before_second = tl.fma(fade, before_second, weights[row])
+                past_first = tl.fma(fade, past_first, share)
+                past_second = tl.fma(fade, past_second, moment)
+            for row in tl.static_range(BLOCK - 1, -1, -1):
+                in_v = weights[row] * (masses[row] + next_first)
+                value = unpack(values[block + row], v, True, WIDTH)
+                in_k = tl.fma(value, in_v, -weights[row] * (moments[row] + next_second))
+                tl.store(grad_v + place + (block + row) * channels, in_v, mask=block + row < written)
+                tl.store(grad_k + place + (block + row) * channels, in_k, mask=block + row < written)
+                next_first = tl.fma(fade, next_first, shares[row])
+                next_second = tl.fma(fade, next_second, shares[row] * means[row])
+        decay_sum = tl.fma(later_first, twice_first, decay_sum)
+        decay_sum = tl.fma(-later_second, twice_second, decay_sum)
+        per_image = 1.0 / tl.maximum(count, 1).to(tl.float32)
+        in_decay = tl.expand_dims(tl.sum(decay_sum, 0), 0) * fade * -per_image
+        in_bonus = tl.expand_dims(tl.sum(bonus_sum, 0), 0) * own_factor * per_image
+        part = partials + slot.to(tl.int64) * 2 * channels
+        store_channels(part, lane, exists, tl.where(steep, 0.0, in_decay), WIDTH)
+        store_channels(part + channels, lane, exists, tl.where(steep, 0.0, in_bonus), WIDTH)

@@ -1,106 +1,107 @@
 # mypy: ignore-errors
-"""Outputs of Bi-WKV: each chunk of tokens walked from both sides, starting from the states that reach it.
+"""Outputs of Bi-WKV: a program reads a span of tokens once and keeps it in registers.
 
-A walk keeps BLOCK tokens at a time in registers. A chunk is LENGTH / BLOCK such blocks; the states after each of them
-are found first, by walking back once, and put aside in a scratch buffer, `borders`. The loop over blocks stays a loop:
-Triton's layout passes take minutes for a chunk written out.
+It finds what each chunk hands on, then what reaches each chunk from the others and from other spans, and then walks
+through each chunk from both sides.
 """
 
 import triton
 import triton.language as tl
 
-from vrwkv.ops.bi_wkv.triton_lanes import (
-    as_weights,
-    load_keys,
-    load_rows,
-    load_values,
-    locate,
-    ones,
-    per_token_parameters,
-    walking_parameter,
+from vrwkv.ops.bi_wkv.triton_channels import MINUS_LOG2_E, bounded_exp2, exp2, inverse, load_raw, unpack
+from vrwkv.ops.bi_wkv.triton_chunks import faded, load_rows, summarise, weight_of
+from vrwkv.ops.bi_wkv.triton_exchange import (
+    distances,
+    exchange_in_span,
+    from_other_spans,
+    largest_of_rows,
+    publish,
 )
-from vrwkv.ops.bi_wkv.triton_states import keep_state, kept_state, load_state, mean, walk, walk_back
+from vrwkv.ops.bi_wkv.triton_programs import channel_parameters, is_steep, locate
 
 
 @triton.jit
-def inherited(peaks, scales, pairs, lane, lanes, present, growth, STEEP: tl.constexpr):
-    """The chunk's scale R, at which no weight inside it exceeds 1, and the states before and after the chunk at R."""
-    peak = tl.load(peaks + lane, mask=present, other=0.0)
-    before = tl.load(scales + lane, mask=present, other=-1e30)
-    after = tl.load(scales + lanes + lane, mask=present, other=-1e30)
-    largest = tl.maximum(peak.to(tl.float64), tl.maximum(before, after) + growth)
-    # Rounded to float32 first: keys, states and the adjoint sums must all be relative to the very same number.
-    reference = largest.to(tl.float32)
-    wide = reference.to(tl.float64)
-    past = load_state(scales, pairs, pairs + lanes, lane, present, wide, STEEP)
-    future = load_state(scales + lanes, pairs + 2 * lanes, pairs + 3 * lanes, lane, present, wide, STEEP)
-    return reference, past, future
-
-
-@triton.jit
-def keep_states_after_blocks(
-    state, k, v, borders, offset, channels, left, reference, value_reference, lane, lanes, decay,
-    LENGTH: tl.constexpr, BLOCK: tl.constexpr, STEEP: tl.constexpr,
+def outputs_kernel(
+    k, v, gate, y, decay, bonus, table, totals, tokens, channels, spans,
+    CHUNKS: tl.constexpr, LENGTH: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr,
+    NEIGHBOURS: tl.constexpr, TOGETHER: tl.constexpr, GATED: tl.constexpr, PACKED: tl.constexpr, SENDS: tl.constexpr,
+    RECEIVES: tl.constexpr,
 ):  # fmt: skip
-    """Put aside the state after each block of a chunk, given the state after the chunk."""
-    BLOCKS: tl.constexpr = LENGTH // BLOCK
-    for back in range(0, BLOCKS):
-        block = BLOCKS - 1 - back
-        keep_state(borders, lane, lanes, block, left > 0, state, STEEP)
-        weights = as_weights(load_keys(k, offset, channels, left, reference, block * BLOCK, BLOCK), BLOCK, STEEP)
-        values = load_values(v, offset, channels, left, value_reference, block * BLOCK, BLOCK)
-        _, state = walk_back(state, weights, values, ones(lane, BLOCK), decay, BLOCK, STEEP)
-    tl.debug_barrier()
+    """The weighted mean at each token, gated if there is a gate, of the channels that are not steep.
 
-
-@triton.jit
-def _write_outputs(
-    k, v, gate, y, borders, peaks, scales, pairs, w, u, growth, lane, lanes, offset, channels, left, value_reference,
-    LENGTH: tl.constexpr, BLOCK: tl.constexpr, GATED: tl.constexpr, STEEP: tl.constexpr,
-):  # fmt: skip
-    reference, before, after = inherited(peaks, scales, pairs, lane, lanes, left > 0, growth, STEEP)
-    decay, bonus = walking_parameter(-w if not STEEP else w, STEEP), walking_parameter(u, STEEP)
-    keep_states_after_blocks(
-        after, k, v, borders, offset, channels, left, reference, value_reference, lane, lanes, decay,
-        LENGTH, BLOCK, STEEP,
-    )  # fmt: skip
-    for block in range(0, LENGTH // BLOCK):
-        weights = as_weights(load_keys(k, offset, channels, left, reference, block * BLOCK, BLOCK), BLOCK, STEEP)
-        values = load_values(v, offset, channels, left, value_reference, block * BLOCK, BLOCK)
-        after = kept_state(borders, lane, lanes, block, left > 0, STEEP)
-        openings = weights
-        if GATED:
-            openings = load_rows(gate, offset, channels, left, block * BLOCK, BLOCK)
-        future, _ = walk_back(after, weights, values, ones(lane, BLOCK), decay, BLOCK, STEEP)
-        past, before = walk(before, weights, values, ones(lane, BLOCK), decay, BLOCK, STEEP)
-        for token in tl.static_range(BLOCK):
-            valid = block * BLOCK + token < left
-            output, _, _ = mean(past[token], future[token], weights[token], values[token], bonus, valid, STEEP)
-            output += value_reference
-            if GATED:
-                output *= tl.sigmoid(openings[token])
-            tl.store(y + offset + (block * BLOCK + token) * channels, output, mask=valid)
-
-
-@triton.jit
-def write_outputs_kernel(
-    k, v, gate, y, borders, decay, bonus, table, peaks, scales, pairs, lanes, tokens, channels,
-    LENGTH: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr, PACKED: tl.constexpr, GATED: tl.constexpr,
-):  # fmt: skip
-    """The weighted mean at each token, gated if there is a gate."""
-    lane, channel, first, left, image_first, image_tokens = locate(
-        table, lanes, tokens, channels, LENGTH, LANES, PACKED
+    SENDS: publish what the span hands on, and do no more unless it RECEIVES. RECEIVES: add what other spans hand on.
+    """
+    SPAN: tl.constexpr = CHUNKS * LENGTH
+    slot, first_slot, span, spans, image_first, count, lane = locate(
+        table, tokens, channels, spans, SPAN, LANES, WIDTH, NEIGHBOURS, PACKED
     )
-    w, u, growth, steep = per_token_parameters(decay, bonus, channel, image_tokens, LENGTH)
-    offset = first * channels + channel
-    value_reference = tl.load(v + image_first * channels + channel, mask=left > 0, other=0.0).to(tl.float32)
-    if steep:
-        _write_outputs(
-            k, v, gate, y, borders, peaks, scales, pairs, w, u, growth, lane, lanes, offset, channels, left,
-            value_reference, LENGTH, BLOCK, GATED, True,
+    exists = WIDTH * lane < channels
+    chunk = tl.arange(0, CHUNKS)[:, None]
+    w, u, fade, own_factor = channel_parameters(decay, bonus, lane, exists, count, WIDTH)
+    here = tl.minimum(count - span * SPAN, SPAN)
+    chunks = (here + LENGTH - 1) // LENGTH
+    growth = tl.maximum(-w, 0.0) * tl.minimum(count, SPAN).to(tl.float32)
+    first_token = chunk * LENGTH
+    left = tl.where(exists, here - first_token, 0)
+    start = (image_first + span * SPAN) * channels
+    k += start
+    v += start
+    gate += start
+    y += start
+    step = channels // WIDTH
+    offset = first_token * step + lane
+    keys = load_rows(k, offset, step, left, True, LENGTH, WIDTH)
+    values = load_rows(v, offset, step, left, False, LENGTH, WIDTH)
+    nothing = tl.zeros([CHUNKS, LANES, WIDTH], tl.float32) + w * 0.0
+    chunk_scale, start_first, start_second, end_first, end_second, states = summarise(
+        keys, values, k, v, fade, nothing, LENGTH, BLOCK, WIDTH, False
+    )
+    own_scale = largest_of_rows(chunk_scale) + growth
+    factor = exp2(chunk_scale - own_scale)
+    to_last, to_first, from_last, from_first = distances(w, chunk, chunks, LENGTH)
+    before_first, before_second, after_first, after_second, a, b, c, d = exchange_in_span(
+        end_first * factor, end_second * factor, start_first * factor, start_second * factor,
+        to_last, to_first, from_last, from_first,
+    )  # fmt: skip
+    if SENDS:
+        publish(totals, slot, channels, lane, exists, chunk, own_scale, a, b, c, d, CHUNKS, WIDTH)
+    scale = own_scale
+    if RECEIVES:
+        scale, a, b, c, d = from_other_spans(
+            totals, first_slot, span, spans, channels, lane, exists, w, own_scale, growth,
+            SPAN, TOGETHER, WIDTH, False,
         )  # fmt: skip
-    else:
-        _write_outputs(
-            k, v, gate, y, borders, peaks, scales, pairs, w, u, growth, lane, lanes, offset, channels, left,
-            value_reference, LENGTH, BLOCK, GATED, False,
-        )  # fmt: skip
+        own = exp2(own_scale - scale)
+        before_first = before_first * own + to_first * a
+        before_second = before_second * own + to_first * b
+        after_first = after_first * own + to_last * c
+        after_second = after_second * own + to_last * d
+    if RECEIVES or not SENDS:
+        factor = exp2(chunk_scale - scale)
+        channel = WIDTH * tl.expand_dims(lane, 2) + tl.arange(0, WIDTH)[None, None, :]
+        place = y + tl.expand_dims(first_token * channels, 2) + channel
+        written = tl.where(is_steep(w, u, count, SPAN, LENGTH, False), 0, tl.expand_dims(left, 2))
+        for block in tl.static_range(0, LENGTH, BLOCK):
+            ahead_first, ahead_second = faded(
+                states[block // BLOCK], factor, (after_first, after_second), bounded_exp2(-w * (LENGTH - block - BLOCK))
+            )
+            weights, weighted, firsts, seconds = (), (), (), ()
+            for row in tl.static_range(block, block + BLOCK):
+                weight = weight_of(keys[row], k, scale, WIDTH)
+                weights = weights + (weight,)  # noqa: RUF005
+                weighted = weighted + (weight * unpack(values[row], v, True, WIDTH),)  # noqa: RUF005
+            for row in tl.static_range(BLOCK - 1, -1, -1):
+                firsts = (tl.fma(own_factor, weighted[row], ahead_first),) + firsts  # noqa: RUF005
+                seconds = (tl.fma(own_factor, weights[row], ahead_second),) + seconds  # noqa: RUF005
+                ahead_first = tl.fma(fade, ahead_first, weighted[row])
+                ahead_second = tl.fma(fade, ahead_second, weights[row])
+            for row in tl.static_range(BLOCK):
+                denominator = seconds[row] + before_second
+                if GATED:
+                    opening = load_raw(gate, offset + (block + row) * step, block + row < left, False, WIDTH)
+                    opening = unpack(opening, gate, False, WIDTH)
+                    denominator = tl.fma(denominator, exp2(opening * MINUS_LOG2_E), denominator)
+                output = (firsts[row] + before_first) * inverse(denominator)
+                tl.store(place + (block + row) * channels, output, mask=block + row < written)
+                before_first = tl.fma(fade, before_first, weighted[row])
+                before_second = tl.fma(fade, before_second, weights[row])

@@ -1,0 +1,116 @@
+# mypy: ignore-errors
+"""Numbers of Bi-WKV's Triton kernels: a lane's channels in memory and in registers, and two functions of them.
+
+A lane holds WIDTH neighbouring channels of one chunk of tokens. With a WIDTH of 2, half-precision pairs stay one 32-bit
+register until they are used; with 1, any dtype and any number of channels will do. Values have the shape (chunks,
+lanes, WIDTH), raw ones (chunks, lanes).
+"""
+
+import triton
+import triton.language as tl
+
+from vrwkv.ops.triton_runtime import PTX
+
+NATIVE = tl.constexpr(PTX)
+LOG2_E = tl.constexpr(1.4426950408889634)
+MINUS_LOG2_E = tl.constexpr(-1.4426950408889634)
+TWO_MINUS_INFINITIES = {"bf16": tl.constexpr(0xFF80FF80 - 2**32), "fp16": tl.constexpr(0xFC00FC00 - 2**32)}
+BFLOAT16_NOTHING = TWO_MINUS_INFINITIES["bf16"]
+FLOAT16_NOTHING = TWO_MINUS_INFINITIES["fp16"]
+
+
+@triton.jit
+def exp2(x):
+    """2^x in one instruction: what is below float32's normal numbers is 0."""
+    if NATIVE:
+        return tl.inline_asm_elementwise(
+            "ex2.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        return tl.exp2(x)
+
+
+@triton.jit
+def bounded_exp2(x):
+    """2^x, but at most 2^126: times the empty sums for which such powers would be taken, it is 0 and not NaN."""
+    return exp2(tl.minimum(x, 126.0))
+
+
+@triton.jit
+def inverse(x):
+    """1 / x to one unit in the last place, in one instruction."""
+    if NATIVE:
+        return tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        return 1.0 / x
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + e^-x)."""
+    return inverse(1.0 + exp2(x * MINUS_LOG2_E))
+
+
+@triton.jit
+def load_raw(pointer, offset, valid, KEYS: tl.constexpr, WIDTH: tl.constexpr):
+    """A lane's channels of one token as they stand in memory; where it does not exist, keys of -inf, else 0.
+
+    `offset` counts lanes' channels together: words of 32 bits with a WIDTH of 2.
+    """
+    if WIDTH == 2:
+        words = pointer.to(tl.pointer_type(tl.int32), bitcast=True)
+        nothing = 0
+        if KEYS:
+            nothing = BFLOAT16_NOTHING if pointer.dtype.element_ty == tl.bfloat16 else FLOAT16_NOTHING
+        return tl.load(words + offset, mask=valid, other=nothing)
+    else:
+        return tl.load(pointer + offset, mask=valid, other=float("-inf") if KEYS else 0.0)
+
+
+@triton.jit
+def unpack(raw, pointer, AGAIN: tl.constexpr, WIDTH: tl.constexpr):
+    """Raw channels as float32.
+
+    AGAIN: by other instructions, so that the compiler does not keep the first result in registers until then.
+    """
+    if WIDTH == 1:
+        return tl.expand_dims(raw.to(tl.float32), 2)
+    elif pointer.dtype.element_ty == tl.bfloat16:
+        if AGAIN and NATIVE:
+            low = tl.inline_asm_elementwise(
+                "prmt.b32 $0, $1, 0, 0x1044;", "=r,r", [raw], dtype=tl.float32, is_pure=True, pack=1
+            )
+            high = tl.inline_asm_elementwise(
+                "prmt.b32 $0, $1, 0, 0x3244;", "=r,r", [raw], dtype=tl.float32, is_pure=True, pack=1
+            )
+            return tl.join(low, high)
+        else:
+            return tl.join((raw << 16).to(tl.float32, bitcast=True), (raw & -65536).to(tl.float32, bitcast=True))
+    else:
+        low = (raw & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
+        high = ((raw >> 16) & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
+        return tl.join(low, high)
+
+
+@triton.jit
+def load_channels(pointer, lane, exists, WIDTH: tl.constexpr):
+    """(1, lanes, WIDTH) float32 of a tensor (C,)."""
+    if WIDTH == 2:
+        low = tl.load(pointer + 2 * lane, mask=exists, other=0.0)
+        return tl.join(low, tl.load(pointer + 2 * lane + 1, mask=exists, other=0.0)).to(tl.float32)
+    else:
+        return tl.expand_dims(tl.load(pointer + lane, mask=exists, other=0.0).to(tl.float32), 2)
+
+
+@triton.jit
+def store_channels(pointer, lane, chosen, value, WIDTH: tl.constexpr):
+    """Write the rows `chosen` of a value (chunks, lanes, WIDTH), one for each lane, to a tensor (C,)."""
+    place = pointer + WIDTH * lane + tl.where(chosen, 0, 0)
+    if WIDTH == 2:
+        low, high = tl.split(value)
+        tl.store(place, low, mask=chosen)
+        tl.store(place + 1, high, mask=chosen)
+    else:
+        tl.store(place, tl.reshape(value, place.shape), mask=chosen)
