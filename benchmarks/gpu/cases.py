@@ -88,7 +88,7 @@ class Case:
         images = (self.batch, self.tokens)
         if self.op == "bi_wkv":
             per_token = [normal(*images, self.channels).to(dtype) for _ in range(3 if self.gate else 2)]
-            # Plain sums over a chunk of 64 tokens bear T / 2, over the interpreter's chunks of 4 they bear 10 T.
+            # Plain sums over a span bear 32 over an image of a single span; with few tokens some channels stay flat.
             fall = (0.3 * self.tokens, 15.0 * self.tokens) if self.steep else (-5.0, 20.0)
             return [uniform(*fall, self.channels), 5 * normal(self.channels), *per_token]
         if self.op == "bi_wkv6":

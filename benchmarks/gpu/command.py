@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -48,9 +49,9 @@ def run(options: argparse.Namespace, device: str) -> int:
     seconds = options.seconds or SECONDS[options.quick]
     deadline = time.time() + seconds
     # A kernel that hangs must not take the time of everything else.
-    verified = verify_ops(device, options.quick, deadline - (0 if options.verify_only else seconds / 2))
-    wrong = failures(verified)
-    right = [op for op in OPS if op not in wrong]
+    verified = verify_ops(device, options.ops, options.quick, deadline - (0 if options.verify_only else seconds / 2))
+    wrong = failures(verified, options.ops)
+    right = [op for op in options.ops if op not in wrong]
     for op, reasons in wrong.items():
         print(f"{op} FAILED verification, it is not timed: {reasons[0]}", flush=True)
     if options.verify_only:
@@ -76,8 +77,8 @@ def _write(report: Report, options: argparse.Namespace) -> None:
         (output / "gpu.json").write_text(json.dumps(asdict(report), indent=1), encoding="utf-8")
 
 
-def verify_ops(device: str, quick: bool, deadline: float) -> list[Verification | Failure]:
-    """Every case of every op. On a GPU the ops take a process each, at the same time: most of it is compiling."""
+def verify_ops(device: str, ops: Sequence[str], quick: bool, deadline: float) -> list[Verification | Failure]:
+    """Every case of these ops. On a GPU the ops take a process each, at the same time: most of it is compiling."""
 
     def one_op(op: str) -> list[Verification | Failure]:
         others = other_cases(op)[: 1 if quick else None]
@@ -87,18 +88,18 @@ def verify_ops(device: str, quick: bool, deadline: float) -> list[Verification |
         return reference + run_on_device(verify, cases, device, **options)
 
     if device == "cpu":
-        return [found for op in OPS for found in one_op(op)]
-    with ThreadPoolExecutor(len(OPS)) as pool:
-        return [found for several in pool.map(one_op, OPS) for found in several]
+        return [found for op in ops for found in one_op(op)]
+    with ThreadPoolExecutor(len(ops)) as pool:
+        return [found for several in pool.map(one_op, ops) for found in several]
 
 
-def failures(verified: list[Verification | Failure]) -> dict[str, list[str]]:
+def failures(verified: list[Verification | Failure], ops: Sequence[str] = OPS) -> dict[str, list[str]]:
     """What is wrong with each op that cannot be trusted.
 
     Cases for which there was no time are not held against an op, unless it has no other.
     """
     found: dict[str, list[str]] = {}
-    for op in OPS:
+    for op in ops:
         mine = [one for one in verified if (one.case if isinstance(one, Verification) else one.job).op == op]
         reasons = [
             f"{one.case.name} {one.case.shape}: {one.failure}"
@@ -206,6 +207,7 @@ def _options_text(options: argparse.Namespace) -> str:
         seconds: options.seconds,
         "--quick": options.quick,
         f"--only {options.only}": options.only,
+        f"--ops {' '.join(options.ops)}": list(options.ops) != list(OPS),
         "--whole": options.whole,
     }
     return "".join(f" {text}" for text, given in texts.items() if given)
@@ -217,6 +219,7 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
     found.add_argument("--quick", action="store_true", help="under 2 minutes: few shapes, no rivals; writes no page")
     found.add_argument("--seconds", type=float, help="of the whole run, by default 570, or 115 with --quick")
     found.add_argument("--only", choices=("ops", "models"), help="time only these; everything is verified")
+    found.add_argument("--ops", nargs="+", choices=OPS, default=OPS, help="only these, and models made of these")
     found.add_argument("--whole", action="store_true", help="compile whole models and not their blocks (slow)")
     found.add_argument("--verify-only", action="store_true", help="time nothing; also in Triton's interpreter")
     found.add_argument("--output", type=Path, help="folder of gpu.md and gpu.json, by default docs/benchmarks")

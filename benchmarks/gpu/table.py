@@ -101,7 +101,8 @@ def _model_table(rows: Sequence[ModelRow | Failure]) -> list[str]:
         "## Models",
         "",
         "bfloat16. Inference: bfloat16 parameters. Training: forward, backward and AdamW on float32 parameters under "
-        f"autocast. Compiled: {'the whole model' if whole else 'its blocks'}, with Inductor, for that size. The ViT "
+        f"autocast. Compiled: {'the whole model' if whole else 'its blocks'}, with Inductor, for that size, and "
+        "replayed as a CUDA graph, so that the host's time does not count; eager models as they are. The ViT "
         "uses the fastest of torch's attention kernels, and of FlashAttention-3's where that is installed.",
         "",
         "| model | images | pass | | img/s | ms | peak GiB | attention |",

@@ -1,5 +1,6 @@
 """The Triton backend of bi_wkv where the contract of all backends does not look: chunks, programs, steep sums."""
 
+import math
 import runpy
 from typing import Any
 
@@ -20,14 +21,16 @@ from vrwkv.ops import available_backends, bi_wkv, explain_backends, triton_runti
 if "triton" not in available_backends("bi_wkv"):
     pytest.skip("Triton cannot run here", allow_module_level=True)
 
-from vrwkv.ops.bi_wkv import triton_chunks
-from vrwkv.ops.bi_wkv.triton_chunks import CHUNK_LENGTH, LANES, cut_packed, number_of_chunks
+from vrwkv.ops.bi_wkv import triton_spans
+from vrwkv.ops.bi_wkv.triton_programs import FLAT_LIMIT as FLAT_LIMIT_OF_KERNELS
+from vrwkv.ops.bi_wkv.triton_spans import LONG, SHORT, cut, cut_packed, most_spans
 
 OP = WKV_OPS[0]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RUN = Run(OP, "triton", DEVICE)
 GROWING = 5e-4  # as test_growing_weights_are_right: e^100 costs float32 digits of the exponent, on every backend
 VANISHING = 5e-6  # absolute; the portable backend is 6e-7 off there
+FLAT_LIMIT = float(FLAT_LIMIT_OF_KERNELS.value)
 NAMES = ("y", "decay", "bonus", "k", "v", "gate")
 
 
@@ -66,85 +69,117 @@ def decay_gradient(inputs: list[Tensor]) -> float:
     return run(exact, output_gradient(OP, inputs).double().cpu(), "naive")[1].abs().max().item()
 
 
-@pytest.mark.parametrize("tokens", [CHUNK_LENGTH - 1, CHUNK_LENGTH, CHUNK_LENGTH + 1, 2 * CHUNK_LENGTH + 1])
-def test_around_the_ends_of_chunks(tokens: int) -> None:
+@pytest.mark.parametrize(
+    "tokens",
+    [LONG.length - 1, LONG.length + 1, SHORT.span - 1, SHORT.span, SHORT.span + 1, LONG.span, 2 * LONG.span + 1],
+)
+def test_around_the_ends_of_chunks_and_spans(tokens: int) -> None:
     check(drawn(tokens))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_gate_in_half_precision(dtype: torch.dtype) -> None:
-    check(drawn(2 * CHUNK_LENGTH + 3, dtype))
+    check(drawn(LONG.span + 3, dtype))
 
 
-def test_several_programs_of_odd_width() -> None:
-    channels = LANES // 3 + 1
-    assert triton_chunks.number_of_programs(number_of_chunks(1, 2 * CHUNK_LENGTH + 1), channels) > 1
-    check(drawn(2 * CHUNK_LENGTH + 1, batch=1, head_dim=channels))
+@pytest.mark.parametrize("channels", [LONG.channels - 2, LONG.channels + 1])
+def test_pairs_of_channels_and_odd_numbers_of_them(channels: int) -> None:
+    """Half-precision channels are read in pairs where they lie in words. One program is not full, or there are two."""
+    inputs = drawn(SHORT.span + 2, torch.bfloat16, batch=1, head_dim=channels)
+    check(inputs)
+    shifted = torch.empty(inputs[2].numel() + 1, dtype=torch.bfloat16, device=DEVICE)[1:].view_as(inputs[2])
+    check([*inputs[:2], shifted.copy_(inputs[2]), *inputs[3:]])
 
 
 def test_not_contiguous() -> None:
-    inputs = drawn(CHUNK_LENGTH + 2, batch=3)
+    inputs = drawn(SHORT.span + 2, batch=3)
     check([x.transpose(0, 1).contiguous().transpose(0, 1) if x.ndim > 2 else x for x in inputs])
 
 
-def test_packed_images_of_one_token_and_of_whole_chunks() -> None:
-    lengths = [1, CHUNK_LENGTH, 1, CHUNK_LENGTH + 1, 2]
+@pytest.mark.parametrize(
+    "lengths", [[1, SHORT.length, 1, 2], [1, LONG.span, 1, LONG.span + 1, 2]], ids=["one_span_each", "several_spans"]
+)
+def test_packed_images_of_one_token_and_of_whole_spans(lengths: list[int]) -> None:
     check(drawn(sum(lengths), batch=1), lengths)
 
 
 @pytest.mark.parametrize("size", [0.9, 1.1], ids=["flat", "steep"])
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_both_sides_of_the_switch(sign: int, size: float) -> None:
-    """Decays that fade a chunk by just less and just more than plain sums bear."""
-    tokens = 3 * CHUNK_LENGTH + 1
-    inputs = drawn(tokens, gate=False)
-    inputs[0].fill_(sign * size * 32 * tokens / (CHUNK_LENGTH - 1))
+    """Decays that fade a span by just less and just more than plain sums bear."""
+    tokens = LONG.span + 1
+    inputs = drawn(tokens, gate=False, batch=1)
+    inputs[0].fill_(sign * size * FLAT_LIMIT * math.log(2) * tokens / (LONG.span - 1))
     inputs[1].fill_(0.0)
     # Where far tokens weigh all, the true gradient of the decay is a difference of much larger terms, and nearly 0.
     check(inputs, decay_tolerance=VANISHING / decay_gradient(inputs) if sign < 0 else None)
 
 
+def test_steep_and_flat_channels_side_by_side() -> None:
+    """Each channel is computed by one of two kernels; the other leaves it alone."""
+    inputs = drawn(SHORT.span, batch=2, head_dim=6)
+    inputs[0].copy_(torch.tensor([0.0, 200.0, -3.0, -90.0, 10.0, 1000.0]))
+    check(inputs, decay_tolerance=GROWING)
+
+
+def test_steep_packed_images() -> None:
+    lengths = [1, 2, SHORT.span + 3]
+    inputs = drawn(sum(lengths), batch=1, head_dim=4)
+    inputs[0].copy_(torch.tensor([0.0, 200.0, -3.0, 1000.0]))
+    check(inputs, lengths)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3])
+def test_few_tokens_and_any_decay(tokens: int) -> None:
+    """Powers of a decay over tokens that do not exist would overflow."""
+    inputs = drawn(tokens, head_dim=5)
+    inputs[0].copy_(torch.tensor([-300.0, -40.0, 0.0, 40.0, 300.0]))
+    check(inputs, decay_tolerance=GROWING)
+
+
 @pytest.mark.parametrize("decay", [-23.0, -25.0, -120.0])
-def test_weights_that_grow_over_an_image_and_little_over_a_chunk(decay: float) -> None:
-    inputs = drawn(10 * CHUNK_LENGTH, gate=False, batch=1)
+def test_weights_that_grow_over_an_image_and_little_over_a_span(decay: float) -> None:
+    inputs = drawn(3 * LONG.span, gate=False, batch=1)
     inputs[0].fill_(decay)
     check(inputs, decay_tolerance=GROWING)
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_repeats_are_the_same_to_the_bit(packed: bool) -> None:
-    inputs = drawn(2 * CHUNK_LENGTH + 1, torch.bfloat16, batch=1)
-    cu_seqlens = torch.tensor([0, 3, 2 * CHUNK_LENGTH + 1], dtype=torch.int32, device=DEVICE) if packed else None
+    inputs = drawn(LONG.span + 1, torch.bfloat16, batch=1)
+    cu_seqlens = torch.tensor([0, 3, LONG.span + 1], dtype=torch.int32, device=DEVICE) if packed else None
     grad = output_gradient(OP, inputs)
     for one, other in zip(*(run(inputs, grad, "triton", cu_seqlens) for _ in range(2)), strict=True):
         assert torch.equal(one, other)
 
 
 def test_table_of_packed_images() -> None:
-    lengths = [1, CHUNK_LENGTH, CHUNK_LENGTH + 1]
-    table, images = cut_packed(torch.tensor([0, *lengths]).cumsum(0).int(), sum(lengths))
-    second, third = 1, 1 + CHUNK_LENGTH
-    assert table[:4].tolist() == [
-        [0, 0, 1],
-        [second, second, CHUNK_LENGTH],
-        [third, third, CHUNK_LENGTH + 1],
-        [third + CHUNK_LENGTH, third, CHUNK_LENGTH + 1],
-    ]
-    assert (table[4:] == 0).all()
-    assert images.tolist() == [[0, 1], [1, CHUNK_LENGTH], [2, CHUNK_LENGTH + 1]]
+    lengths, span = [1, 5, 6], 5
+    table, images = cut_packed(torch.tensor([0, *lengths]).cumsum(0).int(), sum(lengths), span)
+    assert table.tolist() == [[0, 0, 1], [1, 1, 5], [6, 6, 6], [11, 6, 6], [0, 0, 0]]
+    assert images.tolist() == [[0, 1], [1, 5], [6, 6]]
+
+
+def test_there_is_room_for_the_sums_of_all_spans() -> None:
+    for tokens in range(1, 3 * LONG.span, 7):
+        assert most_spans(3, tokens) >= 3 * -(-tokens // cut(tokens).span)
+        assert most_spans(1, tokens, 4) >= tokens // cut(tokens).span + 4
 
 
 def test_one_large_image_keeps_a_gpu_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the sizes of a GPU, not those of the interpreter."""
     monkeypatch.setattr(triton_runtime, "INTERPRETED", False)
-    sizes = runpy.run_path(triton_chunks.__file__)
-    assert sizes["number_of_programs"](sizes["number_of_chunks"](1, 16384), 192) >= 64
-    for block in ("BLOCK_LENGTH", "GRADIENT_BLOCK_LENGTH"):
-        assert sizes["CHUNK_LENGTH"] % sizes[block] == 0
+    sizes = runpy.run_path(triton_spans.__file__)
+    for backward in (False, True):
+        long, short = (sizes["cut"](tokens, backward=backward) for tokens in (16384, 196))
+        assert -(-16384 // long.span) * -(-192 // long.channels) >= 64
+        # The backward pass reads the sums of the forward pass's spans.
+        assert (long.span, short.span) == (sizes["LONG"].span, sizes["SHORT"].span)
+        assert long.length % long.block == short.length % short.block == 0
 
 
 def test_operator_keeps_its_promises() -> None:
-    inputs = drawn(CHUNK_LENGTH + 1, batch=1)
+    inputs = drawn(SHORT.span + 1, batch=1)
     torch.library.opcheck(
         torch.ops.vrwkv.bi_wkv_triton.default,
         (*(x.requires_grad_() for x in inputs), None),

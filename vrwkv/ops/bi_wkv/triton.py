@@ -167,7 +167,8 @@ def _bi_wkv(
     launch.prepare(totals)
     for sends, receives in launch.stages:
         outputs_kernel[launch.grid](
-            k, v, opened, y, decay, bonus, table, totals, *launch.sizes, **launch.options, SENDS=sends, RECEIVES=receives
+            k, v, opened, y, decay, bonus, table, totals,
+            *launch.sizes, **launch.options, SENDS=sends, RECEIVES=receives,
         )  # fmt: skip
     grid, borders, sizes, options = _steep_launch(k, gate, cu_seqlens, launch.cut, 1)
     steep_outputs_kernel[grid](k, v, opened, y, borders, decay, bonus, images, *sizes, **options)

@@ -1,8 +1,8 @@
 # mypy: ignore-errors
 """A chunk of Bi-WKV in a lane's registers: its tokens, what it hands on, and the states between its blocks.
 
-A state is a pair of sums over weighted tokens, of values and of weights, at a scale that is known from elsewhere. Inside
-a chunk a step is one multiply-add for each.
+A state is a pair of sums over weighted tokens, of values and of weights, at a scale that is known from elsewhere.
+Inside a chunk a step is one multiply-add for each.
 """
 
 import triton

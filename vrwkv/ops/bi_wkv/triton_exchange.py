@@ -19,7 +19,9 @@ AFTER, BEFORE = tl.constexpr(1), tl.constexpr(3)  # where a span's sums stand in
 
 
 @triton.jit
-def add_after(first, second, first_before, second_before, next_first, next_second, next_first_before, next_second_before):
+def add_after(
+    first, second, first_before, second_before, next_first, next_second, next_first_before, next_second_before
+):
     """Two sums over some lanes, and both without the last lane, with those of further lanes added."""
     return first + next_first, second + next_second, first + next_first_before, second + next_second_before
 

@@ -36,9 +36,24 @@ def _opening(gate, offset, valid, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def _load_gradients(
+    grad, gate, offset, step, left, LENGTH: tl.constexpr, WIDTH: tl.constexpr, GATED: tl.constexpr
+):  # fmt: skip
+    """Gradients in the ungated means of a chunk, a float32 row for each token."""
+    raw = load_rows(grad, offset, step, left, False, LENGTH, WIDTH)
+    rows = ()
+    for row in tl.static_range(LENGTH):
+        g = unpack(raw[row], grad, False, WIDTH)
+        if GATED:
+            g *= _opening(gate, offset + row * step, row < left, WIDTH)
+        rows = rows + (g,)  # noqa: RUF005
+    return rows
+
+
+@triton.jit
 def _summarise_adjoint(
-    keys, values, grads, k, v, grad, gate, offset, step, left, scale, factor, fade, own_factor, w, nothing, states,
-    before, after, LENGTH: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, GATED: tl.constexpr,
+    keys, values, grads, k, v, scale, factor, fade, own_factor, w, nothing, states,
+    before, after, LENGTH: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Adjoint sums of a chunk as seen from its ends, in a walk from its last token to its first.
 
@@ -66,10 +81,7 @@ def _summarise_adjoint(
         for row in tl.static_range(BLOCK - 1, -1, -1):
             share = inverse(seconds[row] + ahead_second)
             mean = (firsts[row] + ahead_first) * share
-            g = unpack(grads[block + row], grad, False, WIDTH)
-            if GATED:
-                g *= _opening(gate, offset + (block + row) * step, block + row < left, WIDTH)
-            weight = share * g
+            weight = share * grads[block + row]
             moment = weight * mean
             ahead_first = tl.fma(fade, ahead_first, weights[row] * unpack(values[block + row], v, True, WIDTH))
             ahead_second = tl.fma(fade, ahead_second, weights[row])
@@ -81,7 +93,7 @@ def _summarise_adjoint(
     return end_first, end_second, first, second, ends
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tokens", "spans"))
 def gradients_kernel(
     grad, k, v, gate, grad_k, grad_v, grad_gate, decay, bonus, table, totals, adjoint_totals, partials,
     tokens, channels, spans,
@@ -118,7 +130,7 @@ def gradients_kernel(
     offset = first_token * step + lane
     keys = load_rows(k, offset, step, left, True, LENGTH, WIDTH)
     values = load_rows(v, offset, step, left, False, LENGTH, WIDTH)
-    grads = load_rows(grad, offset, step, left, False, LENGTH, WIDTH)
+    grads = _load_gradients(grad, gate, offset, step, left, LENGTH, WIDTH, GATED)
     nothing = tl.zeros([CHUNKS, LANES, WIDTH], tl.float32) + w * 0.0
     chunk_scale, end_first, end_second, start_first, start_second, states = summarise(
         keys, values, k, v, fade, nothing, LENGTH, BLOCK, WIDTH, True
@@ -143,8 +155,8 @@ def gradients_kernel(
         after_second = after_second * own + to_last * d
     factor = exp2(chunk_scale - scale)
     end_first, end_second, start_first, start_second, ends = _summarise_adjoint(
-        keys, values, grads, k, v, grad, gate, offset, step, left, scale, factor, fade, own_factor, w, nothing, states,
-        (before_first, before_second), (after_first, after_second), LENGTH, BLOCK, WIDTH, GATED,
+        keys, values, grads, k, v, scale, factor, fade, own_factor, w, nothing, states,
+        (before_first, before_second), (after_first, after_second), LENGTH, BLOCK, WIDTH,
     )  # fmt: skip
     past_first, past_second, later_first, later_second, a, b, c, d = exchange_in_span(
         end_first, end_second, start_first, start_second, to_last, to_first, from_last, from_first
@@ -189,18 +201,16 @@ def gradients_kernel(
                 own = own_factor * weights[row]
                 share = inverse(own + seconds[row] + before_second)
                 mean = tl.fma(own, value, firsts[row] + before_first) * share
-                g = unpack(grads[block + row], grad, True, WIDTH)
                 if GATED:
                     opening = _opening(gate, offset + (block + row) * step, block + row < left, WIDTH)
-                    g *= opening
-                    closing = g * mean * (1.0 - opening)
+                    closing = grads[block + row] * mean * (1.0 - opening)
                     tl.store(grad_gate + place + (block + row) * channels, closing, mask=block + row < written)
-                share *= g
+                share *= grads[block + row]
                 moment = share * mean
                 shares = shares + (share,)  # noqa: RUF005
                 means = means + (mean,)  # noqa: RUF005
-                masses = masses + (tl.fma(own_factor, share, past_first),)  # noqa: RUF005
-                moments = moments + (tl.fma(own_factor, moment, past_second),)  # noqa: RUF005
+                masses = masses + (past_first,)  # noqa: RUF005
+                moments = moments + (past_second,)  # noqa: RUF005
                 decay_sum = tl.fma(firsts[row], past_first, decay_sum)
                 decay_sum = tl.fma(-seconds[row], past_second, decay_sum)
                 decay_sum = tl.fma(share, twice_first, decay_sum)
@@ -213,9 +223,13 @@ def gradients_kernel(
                 past_first = tl.fma(fade, past_first, share)
                 past_second = tl.fma(fade, past_second, moment)
             for row in tl.static_range(BLOCK - 1, -1, -1):
-                in_v = weights[row] * (masses[row] + next_first)
+                mass = masses[row] + next_first
+                own = own_factor * shares[row]
                 value = unpack(values[block + row], v, True, WIDTH)
-                in_k = tl.fma(value, in_v, -weights[row] * (moments[row] + next_second))
+                in_v = weights[row] * (mass + own)
+                # A token's own part is exactly 0 where it is alone.
+                in_k = tl.fma(value, mass, -(moments[row] + next_second))
+                in_k = weights[row] * tl.fma(own, value - means[row], in_k)
                 tl.store(grad_v + place + (block + row) * channels, in_v, mask=block + row < written)
                 tl.store(grad_k + place + (block + row) * channels, in_k, mask=block + row < written)
                 next_first = tl.fma(fade, next_first, shares[row])
@@ -226,5 +240,6 @@ def gradients_kernel(
         in_decay = tl.expand_dims(tl.sum(decay_sum, 0), 0) * fade * -per_image
         in_bonus = tl.expand_dims(tl.sum(bonus_sum, 0), 0) * own_factor * per_image
         part = partials + slot.to(tl.int64) * 2 * channels
+        exists = WIDTH * lane < tl.where(count > 0, channels, 0)
         store_channels(part, lane, exists, tl.where(steep, 0.0, in_decay), WIDTH)
         store_channels(part + channels, lane, exists, tl.where(steep, 0.0, in_bonus), WIDTH)

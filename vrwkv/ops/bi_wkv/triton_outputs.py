@@ -20,7 +20,7 @@ from vrwkv.ops.bi_wkv.triton_exchange import (
 from vrwkv.ops.bi_wkv.triton_programs import channel_parameters, is_steep, locate
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tokens", "spans"))
 def outputs_kernel(
     k, v, gate, y, decay, bonus, table, totals, tokens, channels, spans,
     CHUNKS: tl.constexpr, LENGTH: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr,

@@ -10,7 +10,7 @@ from vrwkv.ops.bi_wkv.triton_channels import LOG2_E, exp2, load_channels
 # number, 2^-126. Decays of ±30 over an image that is one span are below it.
 FLAT_LIMIT = tl.constexpr(46.0)
 FLAT_GROWTH = tl.constexpr(34.7)  # over an image, where products of states of both sides count: a decay of -24
-LONGEST_POWER = tl.constexpr(120.0)  # of a decay over a whole chunk, in which tokens may be missing
+LONGEST_POWER = tl.constexpr(70.0)  # of a decay over a whole chunk, in which tokens may be missing
 
 
 @triton.jit
@@ -67,13 +67,13 @@ def per_token(decay, bonus, count):
 
 @triton.jit
 def is_steep(w, u, count, SPAN: tl.constexpr, LENGTH: tl.constexpr, CROSSING: tl.constexpr):
-    """Which channels plain sums over a span are not right for; what is no number counts as steep, and comes out as none.
+    """Which channels plain sums over a span are not right for. What is no number is steep, and comes out as none.
 
     CROSSING: whether states are multiplied with adjoint states. Where weights grow with distance, those of the two
     sides differ in scale by what they grow over the whole image, not over a span alone.
     """
     spread = tl.abs(w) * (tl.minimum(count, SPAN) - 1).to(tl.float32) + tl.abs(u)
-    flat = (spread <= FLAT_LIMIT) & (-w * LENGTH <= LONGEST_POWER)
+    flat = (spread <= FLAT_LIMIT) & (tl.abs(w) * LENGTH <= LONGEST_POWER)
     if CROSSING:
         flat = flat & (-w * count.to(tl.float32) <= FLAT_GROWTH)
     return tl.where(flat, 0, 1) > 0
@@ -81,7 +81,7 @@ def is_steep(w, u, count, SPAN: tl.constexpr, LENGTH: tl.constexpr, CROSSING: tl
 
 @triton.jit
 def channel_parameters(decay, bonus, lane, exists, count, WIDTH: tl.constexpr):
-    """Of each channel (1, lanes, WIDTH): w and u, and the factors by which a step away fades and a token weighs itself."""
+    """Of channels (1, lanes, WIDTH): w and u, and the factors by which a step away fades and a token weighs itself."""
     w, u = per_token(
         load_channels(decay, lane, exists, WIDTH), load_channels(bonus, lane, exists, WIDTH), count
     )  # fmt: skip

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vrwkv.ops.triton_runtime import INTERPRETED
 
-NEIGHBOURS = 2  # blocks of channels side by side, whose programs are started one after the other
+NEIGHBOURS = 1 if INTERPRETED else 2  # blocks of channels side by side, whose programs are started one after the other
 
 
 class Cut(NamedTuple):
@@ -36,13 +36,13 @@ class Cut(NamedTuple):
         return self.chunks * self.length
 
 
-# Longer chunks need fewer exchanges, shorter ones leave registers for more programs. The interpreter pays for each token.
+# Longer chunks need fewer exchanges, shorter ones leave registers for more programs. The interpreter pays for tokens.
 if INTERPRETED:
-    SHORT, LONG = Cut(4, 2, 2, 16, (None, None)), Cut(4, 4, 2, 16, (None, None))
+    SHORT, LONG = Cut(4, 2, 2, 16, (None, None)), Cut(8, 4, 2, 16, (None, None))
     SHORT_BACKWARD, LONG_BACKWARD = SHORT, LONG
 else:
-    SHORT, LONG = Cut(16, 16, 4, 16, (128, None)), Cut(16, 32, 8, 16, (168, 128))
-    SHORT_BACKWARD, LONG_BACKWARD = Cut(16, 16, 4, 16, (None, 128)), Cut(32, 16, 4, 8, (None, 128))
+    SHORT, LONG = Cut(16, 16, 4, 16, (128, None)), Cut(16, 24, 8, 16, (168, 128))
+    SHORT_BACKWARD, LONG_BACKWARD = Cut(16, 16, 4, 16, (None, 128)), Cut(32, 12, 4, 8, (None, 128))
 
 # Of the walks through steep channels: tokens that are held in registers at a time, and channels of a program.
 STEEP_BLOCK = 2 if INTERPRETED else 4

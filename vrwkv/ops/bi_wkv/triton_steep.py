@@ -80,11 +80,11 @@ def _keep_states_after_blocks(
         keep_state(borders, block, LANES, state)
         weights = load_weights(k, block * BLOCK, left, channels, peak, BLOCK)
         values = load_tokens(v, block * BLOCK, left, channels, BLOCK)
-        _, state = states_after(state, w, weights, values, ones(w, BLOCK), BLOCK)
+        state = states_after(state, w, weights, values, ones(w, BLOCK), BLOCK)[1]
     tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("items", "tokens", "blocks"))
 def steep_outputs_kernel(
     k, v, gate, y, borders, decay, bonus, images, items, tokens, channels, blocks,
     ALL: tl.constexpr, SPAN: tl.constexpr, LENGTH: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr,
@@ -94,7 +94,7 @@ def steep_outputs_kernel(
     if _any_steep(decay, bonus, tokens, channels, ALL, SPAN, LENGTH, False, PACKED):
         kept = borders + tl.program_id(0).to(tl.int64) * blocks * 3 * LANES + tl.arange(0, LANES)
         for item in range(tl.program_id(0), items, tl.num_programs(0)):
-            _, image_first, count, channel = _locate(images, item, tokens, channels, LANES, PACKED)
+            _image, image_first, count, channel = _locate(images, item, tokens, channels, LANES, PACKED)
             w, u = per_token(
                 tl.load(decay + channel, mask=channel < channels, other=0.0).to(tl.float32),
                 tl.load(bonus + channel, mask=channel < channels, other=0.0).to(tl.float32),
@@ -111,13 +111,13 @@ def steep_outputs_kernel(
                     first = block * BLOCK
                     weights = load_weights(k + start, first, left, channels, peak, BLOCK)
                     values = load_tokens(v + start, first, left, channels, BLOCK)
-                    after, _ = states_after(
+                    after = states_after(
                         kept_state(kept, block, LANES), w, weights, values, ones(w, BLOCK), BLOCK
-                    )  # fmt: skip
+                    )[0]  # fmt: skip
                     past, before = states_before(before, w, weights, values, ones(w, BLOCK), BLOCK)
                     for row in tl.static_range(BLOCK):
                         valid = first + row < left
-                        output, _, _ = mean(past[row], after[row], weights[row], values[row], u, valid)
+                        output = mean(past[row], after[row], weights[row], values[row], u, valid)[0]
                         place = start + (first + row) * channels
                         if GATED:
                             output *= tl.sigmoid(tl.load(gate + place, mask=valid, other=0.0).to(tl.float32))
@@ -150,9 +150,10 @@ def _targets(
     return means, shares, inverses, gradients, moments, opened
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("items", "tokens", "blocks"))
 def steep_gradients_kernel(
-    grad, k, v, gate, grad_k, grad_v, grad_gate, borders, partials, decay, bonus, images, items, tokens, channels, blocks,
+    grad, k, v, gate, grad_k, grad_v, grad_gate, borders, partials, decay, bonus, images,
+    items, tokens, channels, blocks,
     ALL: tl.constexpr, SPAN: tl.constexpr, LENGTH: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr,
     GATED: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
@@ -197,12 +198,10 @@ def _write_steep_gradients(
         keep_state(kept, 2 * blocks + block, LANES, adjoint_before)
         weights = load_weights(k, block * BLOCK, left, channels, peak, BLOCK)
         values = load_tokens(v, block * BLOCK, left, channels, BLOCK)
-        after, _ = states_after(kept_state(kept, block, LANES), w, weights, values, ones(w, BLOCK), BLOCK)
+        after = states_after(kept_state(kept, block, LANES), w, weights, values, ones(w, BLOCK), BLOCK)[0]
         past, before = states_before(before, w, weights, values, ones(w, BLOCK), BLOCK)
-        _, _, inverses, gradients, moments, _ = _targets(
-            grad, gate, block * BLOCK, left, channels, u, past, after, weights, values, BLOCK, GATED
-        )
-        _, adjoint_before = states_before(adjoint_before, w, inverses, gradients, moments, BLOCK)
+        targets = _targets(grad, gate, block * BLOCK, left, channels, u, past, after, weights, values, BLOCK, GATED)
+        adjoint_before = states_before(adjoint_before, w, targets[2], targets[3], targets[4], BLOCK)[1]
     tl.debug_barrier()
     decay_sum, bonus_sum = w * 0.0, w * 0.0
     adjoint_after = empty_state(w)
@@ -211,14 +210,14 @@ def _write_steep_gradients(
         first = block * BLOCK
         weights = load_weights(k, first, left, channels, peak, BLOCK)
         values = load_tokens(v, first, left, channels, BLOCK)
-        after, _ = states_after(kept_state(kept, block, LANES), w, weights, values, ones(w, BLOCK), BLOCK)
-        past, _ = states_before(kept_state(kept, blocks + block, LANES), w, weights, values, ones(w, BLOCK), BLOCK)
+        after = states_after(kept_state(kept, block, LANES), w, weights, values, ones(w, BLOCK), BLOCK)[0]
+        past = states_before(kept_state(kept, blocks + block, LANES), w, weights, values, ones(w, BLOCK), BLOCK)[0]
         means, shares, inverses, gradients, moments, opened = _targets(
             grad, gate, first, left, channels, u, past, after, weights, values, BLOCK, GATED
         )
-        adjoint_past, _ = states_before(
+        adjoint_past = states_before(
             kept_state(kept, 2 * blocks + block, LANES), w, inverses, gradients, moments, BLOCK
-        )
+        )[0]
         for row in tl.static_range(BLOCK - 1, -1, -1):
             valid = first + row < left
             place = (first + row) * channels
