@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vrwkv.layers.hooks import has_hooks
 from vrwkv.layers.initialisation import fancy_mix
-from vrwkv.layers.large_inputs import rows_at_once
+from vrwkv.layers.large_inputs import linear_into, rows_at_once
 from vrwkv.layers.packing import Grid
 from vrwkv.layers.scriptable_ops import sigmoid_gate, squared_relu
 from vrwkv.layers.token_shift import TokenShift, shares_of_shifted
@@ -112,7 +112,8 @@ class ChannelMix(nn.Module):
             hidden = squared_relu(self.key(x_k))
         else:
             # A hook may have kept the result that is overwritten here.
-            hidden = squared_relu(self.key(x_k), self.backend, not has_hooks(self.key))
+            hidden = squared_relu(linear_into(self.key, x_k), self.backend, not has_hooks(self.key))
+            return sigmoid_gate(linear_into(self.receptance, x_r), linear_into(self.value, self.key_norm(hidden)), self.backend)
         return sigmoid_gate(self.receptance(x_r), self.value(self.key_norm(hidden)), self.backend)
 
     @torch.jit.unused

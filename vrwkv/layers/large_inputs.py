@@ -10,9 +10,7 @@ from vrwkv.layers.hooks import has_hooks
 from vrwkv.ops.cpu_runtime import memory
 from vrwkv.ops.cpu_runtime.eager import runs_eagerly
 
-# Clearing the pages of larger memory takes a fifth of the time of the channel mix at 16384 tokens of 192 channels, and
-# half at 65536. Pieces of this size stay in a cache, too.
-LARGEST, AT_ONCE = memory.LARGEST, 8 << 20  # bytes
+LARGEST, AT_ONCE = 32 << 20, 8 << 20  # bytes
 
 
 def reused_memory(x: Tensor) -> AbstractContextManager[None]:
@@ -31,7 +29,7 @@ def rows_at_once(x: Tensor, row_bytes: int, *modules: nn.Module) -> int:
         row_bytes: size of the largest result of one token.
         modules: what the rows pass through.
     """
-    if not _is_large(x, row_bytes) or has_hooks(*modules):
+    if not _is_large(x, row_bytes, LARGEST) or has_hooks(*modules):
         return 0
     return max(1, AT_ONCE // row_bytes)
 
@@ -78,8 +76,8 @@ def add_residual(x: Tensor, branch: Tensor, *made_by: nn.Module) -> Tensor:
     return branch.add_(x)
 
 
-def _is_large(x: Tensor, row_bytes: int) -> bool:
-    return _is_eager_inference(x) and x.shape[0] * x.shape[1] * row_bytes > LARGEST and x.is_contiguous()
+def _is_large(x: Tensor, row_bytes: int, least: int = memory.SMALLEST) -> bool:
+    return x.shape[0] * x.shape[1] * row_bytes > least and x.is_contiguous() and _is_eager_inference(x)
 
 
 def _is_eager_inference(x: Tensor) -> bool:
