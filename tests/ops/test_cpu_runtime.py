@@ -128,7 +128,7 @@ def test_an_error_in_a_thread_of_the_own_pool_surfaces(two_threads: None, monkey
             raise RuntimeError("from the second thread")
 
     with pytest.raises(RuntimeError, match="second thread"):
-        threads.run_tasks(loop, 0, 4, 0, elements=100)
+        threads.run_in_turn([(loop, 0, 4, 0)], elements=100)
 
 
 def test_a_thread_is_woken_for_a_grain_of_work_only(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_a_thread_is_woken_for_a_grain_of_work_only(two_threads: None, monkeypat
     monkeypatch.setattr(threads, "GRAIN", 1000)
     runs: list[tuple[int, int]] = []
     for elements in (0, 1999, 2000):
-        threads.run_tasks(lambda first, last, _: runs.append((first, last)), 0, 4, 0, elements)
+        threads.run_in_turn([(lambda first, last, _: runs.append((first, last)), 0, 4, 0)], elements)
     assert sorted(runs) == [(0, 2), (0, 4), (0, 4), (2, 4)]
 
 

@@ -15,7 +15,7 @@ LARGEST, AT_ONCE = 32 << 20, 8 << 20  # bytes
 
 def reused_memory(x: Tensor) -> AbstractContextManager[None]:
     """Where the blocks of a model run one after another on `x` (B, T, C): ops write into what earlier blocks left."""
-    return memory.reusing_memory() if _is_eager_inference(x) else nullcontext()
+    return memory.reusing_memory() if is_eager_inference(x) else nullcontext()
 
 
 def rows_at_once(x: Tensor, row_bytes: int, *modules: nn.Module) -> int:
@@ -77,10 +77,11 @@ def add_residual(x: Tensor, branch: Tensor, *made_by: nn.Module) -> Tensor:
 
 
 def _is_large(x: Tensor, row_bytes: int, least: int = memory.SMALLEST) -> bool:
-    return x.shape[0] * x.shape[1] * row_bytes > least and x.is_contiguous() and _is_eager_inference(x)
+    return x.shape[0] * x.shape[1] * row_bytes > least and x.is_contiguous() and is_eager_inference(x)
 
 
-def _is_eager_inference(x: Tensor) -> bool:
+def is_eager_inference(x: Tensor) -> bool:
+    """Whether nobody but the caller sees what becomes of `x`: plain memory of the CPU, no gradients, no autocast."""
     if not runs_eagerly(x) or x.device.type != "cpu":
         return False
     return not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")

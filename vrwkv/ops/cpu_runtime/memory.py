@@ -20,6 +20,9 @@ KEPT = 64 << 20  # bytes kept from one pass to the next, as much as malloc itsel
 MOST_UNUSED = 4  # memory is handed out for results down to so small a part of it, since they may be held for long
 
 
+_NUMPY_TYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.float16: np.float16, torch.bfloat16: np.int16}
+
+
 class _Piece:
     """Memory that one tensor at a time may have; numpy's array tells when that tensor and its views are gone."""
 
@@ -32,10 +35,12 @@ class _Piece:
     def is_free(self) -> bool:
         return self._holder is None or self._holder() is None
 
-    def hand_out(self, size: int) -> Tensor:
-        view = self._memory[:size]
+    def hand_out(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        # Of numpy's arrays, because views of them cost a fraction of what torch's do.
+        view = np.ndarray(shape, _NUMPY_TYPES[dtype], self._memory)
         self._holder = weakref.ref(view)
-        return torch.from_numpy(view)
+        tensor = torch.from_numpy(view)
+        return tensor if tensor.dtype == dtype else tensor.view(dtype)
 
 
 class _Pieces(threading.local):
@@ -85,4 +90,4 @@ def empty_result(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
             found, best = index, piece.size
     piece = kept.pop(found) if found >= 0 else _Piece(size)
     kept.append(piece)
-    return piece.hand_out(size).view(dtype).view(shape)
+    return piece.hand_out(shape, dtype)

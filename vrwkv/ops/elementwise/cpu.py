@@ -43,7 +43,7 @@ def _sigmoid_gate(gate: Tensor, y: Tensor) -> Tensor:
 
     out = empty_result(y.shape, y.dtype)
     tasks, *sizes = _tasks(y)
-    gate_forward(tasks, gate, y, out, *sizes, elements=sizes[0])
+    gate_forward(tasks, gate, y, out, *sizes, None, elements=sizes[0])
     return out
 
 

@@ -1,0 +1,66 @@
+"""A block of Vision-RWKV in eager inference on the CPU, in a tenth of the calls that its modules make.
+
+Between two matrix products, Python and torch's calls find the caches full of matrices, and take two to three times as
+long as in a loop of their own. What is computed is in `SpatialMix.forward`, `ChannelMix.forward` and `Block.forward`;
+here, products are written where memory is free, and residuals are added by loops that read the sum anyway.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vrwkv.layers.plain_block import PlainBlock
+from vrwkv.ops.bi_wkv.cpu import write_means
+from vrwkv.ops.bi_wkv.cpu_plan import make_plan
+from vrwkv.ops.bi_wkv.portable import portable_forward
+from vrwkv.ops.cpu_runtime.kernel import STORAGE
+from vrwkv.ops.cpu_runtime.memory import empty_result
+from vrwkv.ops.elementwise.cpu_loops import BLOCK, gate_forward, relu_forward
+from vrwkv.ops.shift_mix.cpu_inference import mix_into
+
+_float32 = STORAGE[torch.float32]
+
+
+def run_block(parts: PlainBlock, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """As the block's own `forward`; see `plain_block` for what must hold.
+
+    Args:
+        parts: parameters and settings of the block.
+        x: (B, T, C) float32, contiguous; stays as it is.
+        grid: (height, width).
+    """
+    batch, image_tokens, channels = x.shape
+    total = batch * image_tokens
+    shape = (total, channels)
+    mixtures = empty_result((3, total, channels), torch.float32)
+    x_k, x_v, x_r = mixtures.unbind()
+    result = empty_result((batch, image_tokens, channels), torch.float32)
+    out = result.view(shape)
+    mix_into(mixtures, x, None, parts.spatial_shares, *parts.norm1, image_tokens, grid, *parts.spatial_shift)
+    k = F.linear(x_k, parts.key, None, out=out)
+    v = F.linear(x_v, parts.value, None, out=x_k)
+    gate = F.linear(x_r, parts.receptance, None, out=x_v)
+    y = _bi_wkv(parts.decay, parts.bonus, k, v, gate, x_r, batch)
+    F.linear(y, parts.output, None, out=out)
+    # From here on `out` is the residual stream.
+    mix_into(mixtures[:2], x, out, parts.channel_shares, *parts.norm2, image_tokens, grid, *parts.channel_shift)
+    hidden = empty_result((total, parts.hidden_channels), torch.float32)
+    F.linear(x_k, parts.channel_key, None, out=hidden)
+    elements = hidden.numel()
+    relu_forward(-(-elements // BLOCK), hidden, hidden, elements, _float32, elements=elements)
+    value = F.linear(hidden, parts.channel_value, None, out=x_k)
+    gate = F.linear(x_v, parts.channel_receptance, None, out=x_r)
+    elements = total * channels
+    gate_forward(-(-elements // BLOCK), gate, value, out, elements, _float32, out, elements=elements)
+    return result
+
+
+def _bi_wkv(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, gate: Tensor, y: Tensor, batch: int) -> Tensor:
+    """Gated Bi-WKV of (N, C), into `y` where the compiled loops are accurate."""
+    tokens = len(k) // batch
+    plan = make_plan(decay, bonus, (tokens,) * batch)
+    if plan is None:
+        k, v, gate = (tensor.unflatten(0, (batch, tokens)) for tensor in (k, v, gate))
+        return portable_forward(decay, bonus, k, v, gate, None).flatten(0, 1)
+    write_means(plan, decay, bonus, k, v, gate, y, _float32)
+    return y
