@@ -100,8 +100,7 @@ class Block(nn.Module):
         if torch.jit.is_scripting():
             x = x + self.drop_path1(self.ls1(self.spatial_mix(self.norm1(x), grid)), grid)
             return x + self.drop_path2(self.ls2(self.channel_mix(self.norm2(x), grid)), grid)
-        parts = plain_block(self, x, grid)
-        if parts is not None:
+        if isinstance(grid, tuple) and (parts := plain_block(self, x, grid)) is not None:
             from vrwkv.layers.eager_block import run_block
 
             return run_block(parts, x, grid)

@@ -113,7 +113,8 @@ class ChannelMix(nn.Module):
         else:
             # A hook may have kept the result that is overwritten here.
             hidden = squared_relu(linear_into(self.key, x_k), self.backend, not has_hooks(self.key))
-            return sigmoid_gate(linear_into(self.receptance, x_r), linear_into(self.value, self.key_norm(hidden)), self.backend)
+            value = linear_into(self.value, self.key_norm(hidden))
+            return sigmoid_gate(linear_into(self.receptance, x_r), value, self.backend)
         return sigmoid_gate(self.receptance(x_r), self.value(self.key_norm(hidden)), self.backend)
 
     @torch.jit.unused

@@ -6,9 +6,9 @@ here, products are written where memory is free, and residuals are added by loop
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from vrwkv.layers.large_inputs import AT_ONCE, LARGEST
 from vrwkv.layers.plain_block import PlainBlock
 from vrwkv.ops.bi_wkv.cpu import write_means
 from vrwkv.ops.bi_wkv.cpu_plan import make_plan
@@ -31,28 +31,37 @@ def run_block(parts: PlainBlock, x: Tensor, grid: tuple[int, int]) -> Tensor:
     """
     batch, image_tokens, channels = x.shape
     total = batch * image_tokens
-    shape = (total, channels)
     mixtures = empty_result((3, total, channels), torch.float32)
     x_k, x_v, x_r = mixtures.unbind()
     result = empty_result((batch, image_tokens, channels), torch.float32)
-    out = result.view(shape)
+    out = result.view(total, channels)
     mix_into(mixtures, x, None, parts.spatial_shares, *parts.norm1, image_tokens, grid, *parts.spatial_shift)
-    k = F.linear(x_k, parts.key, None, out=out)
-    v = F.linear(x_v, parts.value, None, out=x_k)
-    gate = F.linear(x_r, parts.receptance, None, out=x_v)
+    k = torch.mm(x_k, parts.key.t(), out=out)
+    v = torch.mm(x_v, parts.value.t(), out=x_k)
+    gate = torch.mm(x_r, parts.receptance.t(), out=x_v)
     y = _bi_wkv(parts.decay, parts.bonus, k, v, gate, x_r, batch)
-    F.linear(y, parts.output, None, out=out)
+    torch.mm(y, parts.output.t(), out=out)
     # From here on `out` is the residual stream.
     mix_into(mixtures[:2], x, out, parts.channel_shares, *parts.norm2, image_tokens, grid, *parts.channel_shift)
-    hidden = empty_result((total, parts.hidden_channels), torch.float32)
-    F.linear(x_k, parts.channel_key, None, out=hidden)
-    elements = hidden.numel()
-    relu_forward(-(-elements // BLOCK), hidden, hidden, elements, _float32, elements=elements)
-    value = F.linear(hidden, parts.channel_value, None, out=x_k)
-    gate = F.linear(x_v, parts.channel_receptance, None, out=x_r)
+    value = _hidden_layer(x_k, parts.channel_key, parts.channel_value)
+    gate = torch.mm(x_v, parts.channel_receptance.t(), out=x_r)
     elements = total * channels
     gate_forward(-(-elements // BLOCK), gate, value, out, elements, _float32, out, elements=elements)
     return result
+
+
+def _hidden_layer(x: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """relu(x key)² value in the memory of `x` (N, C), so many rows at a time that the hidden layer is not large."""
+    total, width = len(x), len(key)
+    rows = total if total * width * x.element_size() <= LARGEST else max(1, AT_ONCE // (width * x.element_size()))
+    hidden = empty_result((min(rows, total), width), torch.float32)
+    for part in x.split(rows):
+        own = hidden[: len(part)]
+        elements = own.numel()
+        torch.mm(part, key.t(), out=own)
+        relu_forward(-(-elements // BLOCK), own, own, elements, _float32, elements=elements)
+        torch.mm(own, value.t(), out=part)
+    return x
 
 
 def _bi_wkv(decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, gate: Tensor, y: Tensor, batch: int) -> Tensor:

@@ -8,16 +8,11 @@ def has_hooks(*modules: nn.Module) -> bool:
     """Whether any of the modules has hooks of its own, so that it must be called as it stands."""
     for module in modules:  # not any(): a generator takes longer than what it looks at
         own = module.__dict__
-        if (
-            own["_forward_hooks"]
-            or own["_forward_pre_hooks"]
-            or own["_backward_hooks"]
-            or own["_backward_pre_hooks"]
-        ):
+        if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
             return True
     return False
 
 
-def hooked_everywhere() -> bool:
+def has_global_hooks() -> bool:
     """Whether there are hooks on all modules there are."""
     return _has_any_global_hook()

@@ -1,15 +1,15 @@
 """Which blocks `eager_block` can run: those of whose modules nobody could tell that they were not called."""
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from vrwkv.layers.channel_mix import ChannelMix
 from vrwkv.layers.drop_path import DropPath
-from vrwkv.layers.hooks import has_hooks, hooked_everywhere
-from vrwkv.layers.large_inputs import LARGEST, is_eager_inference
+from vrwkv.layers.hooks import has_global_hooks, has_hooks
+from vrwkv.layers.large_inputs import is_eager_inference
 from vrwkv.layers.spatial_mix import SpatialMix
 from vrwkv.layers.token_shift import TokenShift
 from vrwkv.ops.cpu_runtime.refusal import refuse_cpu
@@ -30,7 +30,6 @@ class PlainBlock(NamedTuple):
         spatial_shift, channel_shift: distance and gamma.
         key, value, receptance, output, decay, bonus: of the spatial mix.
         channel_key, channel_value, channel_receptance: weights of the channel mix.
-        hidden_channels: width of its hidden layer.
     """
 
     norm1: tuple[Tensor, Tensor, float]
@@ -48,122 +47,131 @@ class PlainBlock(NamedTuple):
     channel_key: Tensor
     channel_value: Tensor
     channel_receptance: Tensor
-    hidden_channels: int
+
+
+_OUR_BACKENDS = (None, "", "cpu")
 
 
 class _NotPlainError(Exception):
     """The block has something that must be called."""
 
 
-def plain_block(block: "Block", x: Tensor, grid: object) -> PlainBlock | None:
+def plain_block(block: "Block", x: Tensor, grid: tuple[int, int]) -> PlainBlock | None:
     """What `eager_block.run_block` needs to run `block` on `x`, or None where it cannot stand in for the modules.
 
     It can in eager inference on the CPU in float32, for blocks of the plain Vision-RWKV with norms first, while
-    nothing has been hooked, replaced or wrapped, no other backend has been asked for, and the hidden layer is not so
-    large that it is better computed in pieces.
+    nothing has been hooked, replaced or wrapped, and no other backend has been asked for.
     """
-    if type(x) is not Tensor or not is_eager_inference(x) or x.dtype != torch.float32 or x.ndim != 3:
+    if type(x) is not Tensor or not is_eager_inference(x) or not _fits(x, grid):
         return None
-    if not x.is_contiguous() or type(grid) is not tuple or not 0 < grid[0] * grid[1] <= x.shape[1]:
+    if os.environ.get(ENVIRONMENT_VARIABLE) not in _OUR_BACKENDS or refuse_cpu(x) is not None or has_global_hooks():
         return None
-    if os.environ.get(ENVIRONMENT_VARIABLE) not in _OUR_BACKENDS or refuse_cpu(x) is not None or hooked_everywhere():
-        return None
-    if block.post_norm:
-        return None
-    modules, channels = block._modules, x.shape[2]
-    spatial, channel = modules["spatial_mix"], modules["channel_mix"]
     try:
-        for name in ("ls1", "ls2"):
-            _checked(modules[name], nn.Identity)
-        for name in ("drop_path1", "drop_path2"):
-            drop = _checked(modules[name], DropPath)
-            if drop.training and drop.drop_prob:
-                return None
-        if not spatial.follows_paper:
-            return None
-        return _parts(modules, spatial, channel, channels, x.shape[0] * x.shape[1])
+        return _parts(block, x.shape[2])
     except _NotPlainError:
         return None
 
 
-_OUR_BACKENDS = (None, "", "cpu")
+def _fits(x: Tensor, grid: tuple[int, int]) -> bool:
+    """Whether x is (B, T, C) as the loops read it, and the grid one for all images, which may have class tokens."""
+    if x.dtype != torch.float32 or x.ndim != 3 or x.shape[2] % LANES or x.numel() == 0 or not x.is_contiguous():
+        return False
+    return len(grid) == 2 and min(grid) >= 1 and grid[0] * grid[1] <= x.shape[1]
 
 
-def _parts(
-    modules: dict[str, nn.Module | None], spatial: nn.Module, channel: nn.Module, channels: int, tokens: int
-) -> PlainBlock:
-    inside, own = _inside(spatial, SpatialMix)
-    inside2, own2 = _inside(channel, ChannelMix)
-    key = _weight(inside2["key"])
-    hidden = key.shape[0]
-    if 4 * hidden * tokens > LARGEST or channels % LANES or hidden % LANES:
+def _parts(block: "Block", channels: int) -> PlainBlock:
+    modules = block._modules
+    for scale, drop_path in (("ls1", "drop_path1"), ("ls2", "drop_path2")):
+        _checked(modules[scale], nn.Identity)
+        drop = _checked(modules[drop_path], DropPath)
+        if drop.training and drop.drop_prob:
+            raise _NotPlainError
+    spatial, channel = _mix(modules["spatial_mix"], SpatialMix), _mix(modules["channel_mix"], ChannelMix)
+    if block.post_norm or not spatial.follows_paper:
         raise _NotPlainError
-    square, widening = (channels, channels), (hidden, channels)
-    if key.shape != widening:
+    square = (channels, channels)
+    channel_key = _parameter(channel._modules["key"])
+    hidden_channels = len(channel_key)
+    if hidden_channels % LANES or channel_key.shape != (hidden_channels, channels):
         raise _NotPlainError
+    decay, bonus = _vectors(spatial, ("decay", "bonus"), channels)
     return PlainBlock(
-        _norm(modules["norm1"], channels),
-        tuple([_vector(own[name], channels) for name in ("mix_k", "mix_v", "mix_r")]),
-        _shift(inside["token_shift"]),
-        _weight(inside["key"], square),
-        _weight(inside["value"], square),
-        _weight(inside["receptance"], square),
-        _weight(inside["output"], square),
-        _vector(own["decay"], channels),
-        _vector(own["bonus"], channels),
-        _norm(modules["norm2"], channels),
-        tuple([_vector(own2[name], channels) for name in ("mix_k", "mix_r")]),
-        _shift(inside2["token_shift"]),
-        key,
-        _weight(inside2["value"], (channels, hidden)),
-        _weight(inside2["receptance"], square),
-        hidden,
+        norm1=_norm(modules["norm1"], channels),
+        spatial_shares=_vectors(spatial, ("mix_k", "mix_v", "mix_r"), channels),
+        spatial_shift=_shift(spatial),
+        key=_weight(spatial, "key", square),
+        value=_weight(spatial, "value", square),
+        receptance=_weight(spatial, "receptance", square),
+        output=_weight(spatial, "output", square),
+        decay=decay,
+        bonus=bonus,
+        norm2=_norm(modules["norm2"], channels),
+        channel_shares=_vectors(channel, ("mix_k", "mix_r"), channels),
+        channel_shift=_shift(channel),
+        channel_key=channel_key,
+        channel_value=_weight(channel, "value", (channels, hidden_channels)),
+        channel_receptance=_weight(channel, "receptance", square),
     )
 
 
-def _checked(module: nn.Module | None, kind: type[nn.Module]) -> nn.Module:
-    if type(module) is not kind or "forward" in module.__dict__ or has_hooks(module):
+def _checked(module: nn.Module | None, kind: type[Any]) -> Any:
+    """The module, which is one of this very kind and does nothing but its `forward`."""
+    if module is None or type(module) is not kind or "forward" in module.__dict__ or has_hooks(module):
         raise _NotPlainError
     return module
 
 
-def _inside(mix: nn.Module, kind: type[nn.Module]) -> tuple[dict, dict]:
-    _checked(mix, kind)
-    modules = mix._modules
-    if mix.backend not in _OUR_BACKENDS or modules["token_shift"] is None:
+def _mix(module: nn.Module | None, kind: type[Any]) -> Any:
+    mix = _checked(module, kind)
+    if mix.backend not in _OUR_BACKENDS:
         raise _NotPlainError
-    _checked(modules["key_norm"], nn.Identity)
-    return modules, mix._parameters
+    _checked(mix._modules["key_norm"], nn.Identity)
+    return mix
 
 
-def _weight(linear: nn.Module | None, shape: tuple[int, int] | None = None) -> Tensor:
-    parameters = _checked(linear, nn.Linear)._parameters
-    weight = parameters["weight"]
-    if parameters["bias"] is not None or type(weight) is not nn.Parameter or weight.dtype != torch.float32:
+def _norm(module: nn.Module | None, channels: int) -> tuple[Tensor, Tensor, float]:
+    norm = _checked(module, nn.LayerNorm)
+    weight, bias = _vectors(norm, ("weight", "bias"), channels)
+    return weight, bias, norm.eps
+
+
+def _shift(mix: nn.Module) -> tuple[int, float]:
+    shift = _checked(mix._modules["token_shift"], TokenShift)
+    if shift.num_heads != 1 or shift.shift_pixel < 1 or not 0 <= shift.channel_gamma <= 0.25:
         raise _NotPlainError
-    if shape is not None and weight.shape != shape:
+    return shift.shift_pixel, shift.channel_gamma
+
+
+def _vectors(module: nn.Module, names: tuple[str, ...], channels: int) -> tuple[Tensor, ...]:
+    vectors = []
+    for name in names:
+        vector = module._parameters.get(name)
+        if not _is_plain(vector) or vector.shape != (channels,) or not vector.is_contiguous():
+            raise _NotPlainError
+        vectors.append(vector)
+    return tuple(vectors)
+
+
+def _weight(mix: nn.Module, name: str, shape: tuple[int, int]) -> Tensor:
+    weight = _parameter(mix._modules[name])
+    if weight.shape != shape:
         raise _NotPlainError
     return weight
 
 
-def _vector(parameter: Tensor | None, channels: int) -> Tensor:
-    if (
-        type(parameter) is not nn.Parameter
-        or parameter.dtype != torch.float32
-        or parameter.shape != (channels,)
-        or not parameter.is_contiguous()
-    ):
+def _parameter(module: nn.Module | None) -> Tensor:
+    """The weight of a linear layer that is a product with it and nothing else."""
+    parameters = _checked(module, nn.Linear)._parameters
+    weight = parameters.get("weight")
+    if not _is_plain(weight) or parameters.get("bias") is not None:
         raise _NotPlainError
-    return parameter
+    return weight
 
 
-def _norm(norm: nn.Module | None, channels: int) -> tuple[Tensor, Tensor, float]:
-    parameters = _checked(norm, nn.LayerNorm)._parameters
-    return _vector(parameters["weight"], channels), _vector(parameters["bias"], channels), norm.eps
-
-
-def _shift(shift: nn.Module | None) -> tuple[int, float]:
-    _checked(shift, TokenShift)
-    if shift.num_heads != 1 or shift.shift_pixel < 1 or not 0 <= shift.channel_gamma <= 0.25:
-        raise _NotPlainError
-    return shift.shift_pixel, shift.channel_gamma
+def _is_plain(parameter: Tensor | None) -> TypeGuard[nn.Parameter]:
+    return (
+        type(parameter) is nn.Parameter
+        and parameter.dtype == torch.float32
+        and parameter.is_cpu
+        and parameter.layout == torch.strided
+    )

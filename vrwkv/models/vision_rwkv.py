@@ -14,7 +14,7 @@ from vrwkv.models.block_outputs import BlockOutputs
 from vrwkv.models.finite_pixels import check_finite_pixels
 from vrwkv.models.model_arguments import record_input_size
 from vrwkv.models.native_resolution import NativeResolution
-from vrwkv.models.position import resample_position_embedding
+from vrwkv.models.position import position_for, resample_position_embedding
 from vrwkv.models.published import accept_published_keys
 
 POOLS = ("", "avg", "max", "avgmax", "token")
@@ -245,7 +245,10 @@ class VisionRWKV(BlockOutputs, NativeResolution):
         if self.check_finite:
             check_finite_pixels(x)
         x, grid = self.patch_embed(x)
-        x = x + resample_position_embedding(self.pos_embed, self.patch_embed.grid_size, grid)
+        if torch.jit.is_scripting():
+            x = x + resample_position_embedding(self.pos_embed, self.patch_embed.grid_size, grid)
+        else:
+            x = x + position_for(x, self.pos_embed, self.patch_embed.grid_size, grid)
         if self.cls_token is not None:
             x = torch.cat([x, self.cls_token.expand(x.shape[0], -1, -1)], dim=1)
         return self.norm_pre(self.pos_drop(x)), grid

@@ -147,9 +147,7 @@ def _backward(
     if inputs.plan is None:
         return portable_backward(grad, decay, bonus, k, v, gate, cu_seqlens)
     (chunks, sequences, count, _), channels, blocks = inputs.plan, inputs.channels, inputs.blocks
-    states, calls, _kept = _states(
-        inputs.plan, inputs.decay, inputs.bonus, inputs.k, inputs.v, inputs.storage
-    )
+    states, calls, _kept = _states(inputs.plan, inputs.decay, inputs.bonus, inputs.k, inputs.v, inputs.storage)
     asked = None
     if states is not None:
         run_calls(*calls, elements=inputs.k.numel())

@@ -20,7 +20,12 @@ KEPT = 64 << 20  # bytes kept from one pass to the next, as much as malloc itsel
 MOST_UNUSED = 4  # memory is handed out for results down to so small a part of it, since they may be held for long
 
 
-_NUMPY_TYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.float16: np.float16, torch.bfloat16: np.int16}
+_NUMPY_TYPES = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.float16: np.float16,
+    torch.bfloat16: np.int16,
+}
 
 
 class _Piece:

@@ -1,4 +1,4 @@
-"""What each member of an OpenMP team does: run its share of a loop's tasks, and wait for the others before the next loop."""
+"""What each member of an OpenMP team does: run its share of each loop's tasks, and wait for the others in between."""
 
 import ctypes
 from functools import cache
