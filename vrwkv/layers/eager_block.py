@@ -8,7 +8,7 @@ here, products are written where memory is free, and residuals are added by loop
 import torch
 from torch import Tensor
 
-from vrwkv.layers.large_inputs import AT_ONCE, LARGEST
+from vrwkv.layers import large_inputs
 from vrwkv.layers.plain_block import PlainBlock
 from vrwkv.ops.bi_wkv.cpu import write_means
 from vrwkv.ops.bi_wkv.cpu_plan import make_plan
@@ -53,7 +53,8 @@ def run_block(parts: PlainBlock, x: Tensor, grid: tuple[int, int]) -> Tensor:
 def _hidden_layer(x: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """relu(x key)² value in the memory of `x` (N, C), so many rows at a time that the hidden layer is not large."""
     total, width = len(x), len(key)
-    rows = total if total * width * x.element_size() <= LARGEST else max(1, AT_ONCE // (width * x.element_size()))
+    row_bytes = width * x.element_size()
+    rows = total if total * row_bytes <= large_inputs.LARGEST else max(1, large_inputs.AT_ONCE // row_bytes)
     hidden = empty_result((min(rows, total), width), torch.float32)
     for part in x.split(rows):
         own = hidden[: len(part)]

@@ -5,12 +5,16 @@ from torch.nn.modules.module import _has_any_global_hook
 
 
 def has_hooks(*modules: nn.Module) -> bool:
-    """Whether any of the modules has hooks of its own, so that it must be called as it stands."""
-    for module in modules:  # not any(): a generator takes longer than what it looks at
-        own = module.__dict__
-        if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
-            return True
-    return False
+    """Whether any of the modules has hooks, its own or those on all modules, so that it must be called as it stands."""
+    return has_global_hooks() or any(has_own_hooks(module) for module in modules)
+
+
+def has_own_hooks(module: nn.Module) -> bool:
+    """Whether hooks have been registered on this very module."""
+    own = module.__dict__  # several times as fast as its attributes
+    return bool(
+        own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+    )
 
 
 def has_global_hooks() -> bool:

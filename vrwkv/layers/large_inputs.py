@@ -39,13 +39,13 @@ def linear_into(linear: nn.Module, x: Tensor, spare: Tensor | None = None, reade
 
     Args:
         linear: a layer; anything but a plain product with its weight is called as it stands.
-        x: (B, T, C), the input.
+        x: (…, C), the input.
         spare: memory for the result, which nobody reads afterwards: an earlier input.
         reader: the module whose input `spare` was, if any; its hooks may have kept it.
     """
-    if not _is_plain_product(linear, x) or not _is_large(x, linear.out_features * x.element_size()):
+    if not _is_plain_product(linear, x) or not _is_large(x, linear.out_features * x.element_size(), memory.SMALLEST):
         return linear(x)
-    shape = (*x.shape[:2], linear.out_features)
+    shape = (*x.shape[:-1], linear.out_features)
     if (
         spare is None
         or spare.shape != shape
@@ -56,7 +56,7 @@ def linear_into(linear: nn.Module, x: Tensor, spare: Tensor | None = None, reade
         out = memory.empty_result(shape, x.dtype)
     else:
         out = spare
-    torch.mm(x.flatten(0, 1), linear.weight.t(), out=out.flatten(0, 1))
+    torch.mm(x.flatten(0, -2), linear.weight.t(), out=out.flatten(0, -2))
     return out
 
 
@@ -69,15 +69,15 @@ def _is_plain_product(linear: nn.Module, x: Tensor) -> TypeGuard[nn.Linear]:
 
 def add_residual(x: Tensor, branch: Tensor, *made_by: nn.Module) -> Tensor:
     """x + branch, both (B, T, C); into the memory of a large `branch`, unless a hook inside `made_by` has seen it."""
-    if not _is_large(branch, x.shape[2] * x.element_size()) or branch.dtype != x.dtype:
+    if not _is_large(branch, x.shape[2] * x.element_size(), memory.SMALLEST) or branch.dtype != x.dtype:
         return x + branch
     if has_hooks(*(module for maker in made_by for module in maker.modules())):
         return x + branch
     return branch.add_(x)
 
 
-def _is_large(x: Tensor, row_bytes: int, least: int = memory.SMALLEST) -> bool:
-    return x.shape[0] * x.shape[1] * row_bytes > least and x.is_contiguous() and is_eager_inference(x)
+def _is_large(x: Tensor, row_bytes: int, least: int) -> bool:
+    return x.numel() // x.shape[-1] * row_bytes > least and x.is_contiguous() and is_eager_inference(x)
 
 
 def is_eager_inference(x: Tensor) -> bool:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from vrwkv.layers.channel_mix import ChannelMix
 from vrwkv.layers.drop_path import DropPath
-from vrwkv.layers.hooks import has_global_hooks, has_hooks
+from vrwkv.layers.hooks import has_global_hooks, has_own_hooks
 from vrwkv.layers.large_inputs import is_eager_inference
+from vrwkv.layers.packing import Grid
 from vrwkv.layers.spatial_mix import SpatialMix
 from vrwkv.layers.token_shift import TokenShift
 from vrwkv.ops.cpu_runtime.refusal import refuse_cpu
@@ -56,20 +57,23 @@ class _NotPlainError(Exception):
     """The block has something that must be called."""
 
 
-def plain_block(block: "Block", x: Tensor, grid: tuple[int, int]) -> PlainBlock | None:
-    """What `eager_block.run_block` needs to run `block` on `x`, or None where it cannot stand in for the modules.
+def run_if_plain(block: "Block", x: Tensor, grid: Grid) -> Tensor | None:
+    """block(x, grid) by `eager_block`, or None where that cannot stand in for the modules.
 
     It can in eager inference on the CPU in float32, for blocks of the plain Vision-RWKV with norms first, while
     nothing has been hooked, replaced or wrapped, and no other backend has been asked for.
     """
-    if type(x) is not Tensor or not is_eager_inference(x) or not _fits(x, grid):
+    if type(x) is not Tensor or type(grid) is not tuple or not is_eager_inference(x) or not _fits(x, grid):
         return None
     if os.environ.get(ENVIRONMENT_VARIABLE) not in _OUR_BACKENDS or refuse_cpu(x) is not None or has_global_hooks():
         return None
     try:
-        return _parts(block, x.shape[2])
+        parts = _parts(block, x.shape[2])
     except _NotPlainError:
         return None
+    from vrwkv.layers.eager_block import run_block
+
+    return run_block(parts, x, grid)
 
 
 def _fits(x: Tensor, grid: tuple[int, int]) -> bool:
@@ -116,7 +120,7 @@ def _parts(block: "Block", channels: int) -> PlainBlock:
 
 def _checked(module: nn.Module | None, kind: type[Any]) -> Any:
     """The module, which is one of this very kind and does nothing but its `forward`."""
-    if module is None or type(module) is not kind or "forward" in module.__dict__ or has_hooks(module):
+    if module is None or type(module) is not kind or "forward" in module.__dict__ or has_own_hooks(module):
         raise _NotPlainError
     return module
 
