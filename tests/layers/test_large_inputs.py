@@ -123,6 +123,40 @@ def test_what_one_hook_keeps_stays_as_it_saw_it(name: str, watched: str) -> None
         assert torch.equal(kept, copy)
 
 
+class _Keeping(nn.Module):
+    """Somebody else's module, around one of ours."""
+
+    def __init__(self, inner: nn.Module, seen: list[tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.inner, self.seen = inner, seen
+
+    def forward(self, x: Tensor, *others: object) -> Tensor:
+        output = self.inner(x, *others)
+        self.seen += [(x, x.clone()), (output, output.clone())]
+        return output
+
+
+@pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize("mixer", ["bi_wkv", "bi_wkv6"])
+def test_what_other_peoples_modules_keep_stays(mixer: str) -> None:
+    torch.manual_seed(0)
+    for name, _ in Block(32, mixer=mixer).named_modules():
+        block, seen = Block(32, mixer=mixer).eval(), []
+        # Of the mix, these are read and never called.
+        if not name or name.endswith(("token_shift", "head_norm", "spatial_mix.key_norm")):
+            continue
+        block.set_submodule(name, _Keeping(block.get_submodule(name), seen))
+        with torch.no_grad():
+            try:
+                block(tokens(), GRID)
+            except AttributeError:  # the channel mix asks its key for the number of features
+                assert name == "channel_mix.key"
+                continue
+        assert len(seen) >= 2, name
+        for kept, copy in seen:
+            assert torch.equal(kept, copy), name
+
+
 @pytest.mark.usefixtures("everything_is_large")
 def test_linear_layers_that_compute_something_else_are_called() -> None:
     mix, x = layer_of("spatial_mix"), tokens()

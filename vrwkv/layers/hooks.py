@@ -1,4 +1,4 @@
-"""Whether somebody looks on when a module is called."""
+"""Whether somebody looks on when a module is called, or keeps what passes through it."""
 
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
@@ -20,3 +20,15 @@ def has_own_hooks(module: nn.Module) -> bool:
 def has_global_hooks() -> bool:
     """Whether there are hooks on all modules there are."""
     return _has_any_global_hook()
+
+
+def may_keep(module: nn.Module) -> bool:
+    """Whether the module's inputs or outputs may be read later: by hooks, or by a module that is none of ours."""
+    return (
+        has_hooks(module)
+        or "forward" in module.__dict__
+        or not type(module).__module__.startswith(_KNOWN_TO_KEEP_NOTHING)
+    )
+
+
+_KNOWN_TO_KEEP_NOTHING = ("torch.nn.", "timm.layers.", "vrwkv.layers.")

@@ -1,4 +1,4 @@
-"""Eager inference on so many tokens that fresh memory costs more than arithmetic: results go where others were."""
+"""Eager inference, in which fresh memory costs more than what is computed in it: results go where others were."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeGuard
@@ -6,11 +6,12 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from vrwkv.layers.hooks import has_hooks
+from vrwkv.layers.hooks import has_hooks, may_keep
 from vrwkv.ops.cpu_runtime import memory
 from vrwkv.ops.cpu_runtime.eager import runs_eagerly
 
-LARGEST, AT_ONCE = 32 << 20, 8 << 20  # bytes
+# A hidden layer larger than this is computed in pieces, which stay in a cache; bytes.
+LARGEST, AT_ONCE = 32 << 20, 8 << 20
 
 
 def reused_memory(x: Tensor) -> AbstractContextManager[None]:
@@ -21,7 +22,7 @@ def reused_memory(x: Tensor) -> AbstractContextManager[None]:
 def rows_at_once(x: Tensor, row_bytes: int, *modules: nn.Module) -> int:
     """How many rows to take through `modules` together, each row a token that needs `row_bytes`; 0 for all of them.
 
-    All where the whole is not large, and wherever somebody else needs it: autograd, a compiler or exporter, autocast,
+    All where the whole is not LARGEST, and wherever somebody else needs it: autograd, a compiler or exporter, autocast,
     another device, or hooks on the modules.
 
     Args:
@@ -35,13 +36,13 @@ def rows_at_once(x: Tensor, row_bytes: int, *modules: nn.Module) -> int:
 
 
 def linear_into(linear: nn.Module, x: Tensor, spare: Tensor | None = None, reader: nn.Module | None = None) -> Tensor:
-    """linear(x), where that is large in memory that is free.
+    """linear(x), in memory that is free where the result is no small one.
 
     Args:
         linear: a layer; anything but a plain product with its weight is called as it stands.
         x: (…, C), the input.
         spare: memory for the result, which nobody reads afterwards: an earlier input.
-        reader: the module whose input `spare` was, if any; its hooks may have kept it.
+        reader: the module whose input `spare` was, if any; it may have kept it.
     """
     if not _is_plain_product(linear, x) or not _is_large(x, linear.out_features * x.element_size(), memory.SMALLEST):
         return linear(x)
@@ -51,7 +52,7 @@ def linear_into(linear: nn.Module, x: Tensor, spare: Tensor | None = None, reade
         or spare.shape != shape
         or spare.dtype != x.dtype
         or not spare.is_contiguous()
-        or (reader is not None and has_hooks(reader))
+        or (reader is not None and may_keep(reader))
     ):
         out = memory.empty_result(shape, x.dtype)
     else:
@@ -68,16 +69,17 @@ def _is_plain_product(linear: nn.Module, x: Tensor) -> TypeGuard[nn.Linear]:
 
 
 def add_residual(x: Tensor, branch: Tensor, *made_by: nn.Module) -> Tensor:
-    """x + branch, both (B, T, C); into the memory of a large `branch`, unless a hook inside `made_by` has seen it."""
+    """x + branch, both (B, T, C); in the memory of `branch`, unless that is small or `made_by` may have kept it."""
     if not _is_large(branch, x.shape[2] * x.element_size(), memory.SMALLEST) or branch.dtype != x.dtype:
         return x + branch
-    if has_hooks(*(module for maker in made_by for module in maker.modules())):
+    if any(may_keep(module) for maker in made_by for module in maker.modules()):
         return x + branch
     return branch.add_(x)
 
 
 def _is_large(x: Tensor, row_bytes: int, least: int) -> bool:
-    return x.numel() // x.shape[-1] * row_bytes > least and x.is_contiguous() and is_eager_inference(x)
+    # In this order: compilers must not be asked about sizes, nor tracers, for which there are none.
+    return is_eager_inference(x) and x.numel() // x.shape[-1] * row_bytes > least and x.is_contiguous()
 
 
 def is_eager_inference(x: Tensor) -> bool:
