@@ -25,12 +25,18 @@ _kept: list[_Kept] = []  # the last one used at the end; never changed, but repl
 
 
 @register_notrace_function
-def position_for(tokens: Tensor, embedding: Tensor, old_grid: Size, new_grid: Size) -> Tensor:
+def position_for(tokens: Tensor, embedding: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
     """`resample_position_embedding` for `tokens` (B, T', C); nobody may write to the result.
 
     In eager inference on the CPU it remembers the last few. An embedding counts as the same if its numbers are: that is
     a hundredth of the work, while versions miss what is written through `.data` or by others that share the memory.
     """
+    if torch.jit.is_scripting():
+        return resample_position_embedding(embedding, old_grid, new_grid)
+    return _remembered(tokens, embedding, old_grid, new_grid)
+
+
+def _remembered(tokens: Tensor, embedding: Tensor, old_grid: Size, new_grid: Size) -> Tensor:
     if (
         not is_eager_inference(tokens)
         or type(embedding) is not nn.Parameter

@@ -245,10 +245,7 @@ class VisionRWKV(BlockOutputs, NativeResolution):
         if self.check_finite:
             check_finite_pixels(x)
         x, grid = self.patch_embed(x)
-        if torch.jit.is_scripting():
-            x = x + resample_position_embedding(self.pos_embed, self.patch_embed.grid_size, grid)
-        else:
-            x = x + position_for(x, self.pos_embed, self.patch_embed.grid_size, grid)
+        x = x + position_for(x, self.pos_embed, self.patch_embed.grid_size, grid)
         if self.cls_token is not None:
             x = torch.cat([x, self.cls_token.expand(x.shape[0], -1, -1)], dim=1)
         return self.norm_pre(self.pos_drop(x)), grid
