@@ -57,3 +57,21 @@ def test_grid_and_ratio() -> None:
     assert embed.num_patches == 16
     assert embed.feat_ratio() == 16
     assert embed.feat_ratio(as_scalar=False) == (8, 16)
+
+
+def test_whole_patches_are_not_copied_to_be_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    padded: list[torch.Size] = []
+    pad = F.pad
+    monkeypatch.setattr(F, "pad", lambda x, *rest: padded.append(x.shape) or pad(x, *rest))
+    embed = PatchEmbed(patch_size=8, embed_dim=16)
+    whole = torch.randn(1, 3, 16, 24)
+    copied = whole.clone()
+    tokens, grid = embed(whole)
+    assert grid == (2, 3)
+    assert not padded
+    assert torch.equal(whole, copied)
+    cut = whole[:, :, :15, :23]
+    assert embed(cut)[1] == (2, 3)
+    assert padded == [(1, 3, 15, 23)]
+    torch.testing.assert_close(embed(F.pad(cut, (0, 1, 0, 1)))[0], embed(cut)[0])
+    torch.testing.assert_close(tokens[:, :2], embed(cut)[0][:, :2])

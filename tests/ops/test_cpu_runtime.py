@@ -16,7 +16,7 @@ import vrwkv
 from vrwkv.ops import bi_wkv
 from vrwkv.ops.cpu_runtime import compilation, threads
 from vrwkv.ops.cpu_runtime.functions import exp2, exp2_64, load, sigmoid, store
-from vrwkv.ops.cpu_runtime.kernel import STORAGE, kernel
+from vrwkv.ops.cpu_runtime.kernel import STORAGE, kernel, run_calls
 from vrwkv.ops.cpu_runtime.vectors import load32, load64, store64, store_float, sum_of_lanes, word_at
 
 
@@ -128,7 +128,7 @@ def test_an_error_in_a_thread_of_the_own_pool_surfaces(two_threads: None, monkey
             raise RuntimeError("from the second thread")
 
     with pytest.raises(RuntimeError, match="second thread"):
-        threads.run_tasks(loop, 0, 4, 0, elements=100)
+        threads.run_in_turn([(loop, 0, 4, 0)], elements=100)
 
 
 def test_a_thread_is_woken_for_a_grain_of_work_only(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,8 +136,27 @@ def test_a_thread_is_woken_for_a_grain_of_work_only(two_threads: None, monkeypat
     monkeypatch.setattr(threads, "GRAIN", 1000)
     runs: list[tuple[int, int]] = []
     for elements in (0, 1999, 2000):
-        threads.run_tasks(lambda first, last, _: runs.append((first, last)), 0, 4, 0, elements)
+        threads.run_in_turn([(lambda first, last, _: runs.append((first, last)), 0, 4, 0)], elements)
     assert sorted(runs) == [(0, 2), (0, 4), (0, 4), (2, 4)]
+
+
+@pytest.mark.parametrize("own_pool", [False, True])
+def test_a_loop_starts_when_the_one_before_is_done(
+    two_threads: None, own_pool: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if own_pool:
+        monkeypatch.setattr(threads, "openmp", lambda: None)
+    x, half = torch.rand(16 * 64), 16 * 32 * 4
+    for _ in range(20):
+        y, z = torch.full_like(x, -1), torch.full_like(x, -1)
+        # Each thread reads in its second loop what the other one has written in its first.
+        run_calls(
+            write_exp2.prepare(64, x, y),
+            write_exp2.prepare(32, y.data_ptr() + half, z.data_ptr()),
+            write_exp2.prepare(32, y.data_ptr(), z.data_ptr() + half),
+            elements=1000,
+        )
+        torch.testing.assert_close(z, x.exp2().exp2().roll(16 * 32))
 
 
 def test_the_gil_is_free_while_a_kernel_runs() -> None:

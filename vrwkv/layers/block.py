@@ -11,6 +11,7 @@ from vrwkv.layers.drop_path import DropPath
 from vrwkv.layers.hooks import has_hooks
 from vrwkv.layers.large_inputs import add_residual
 from vrwkv.layers.packing import Grid
+from vrwkv.layers.plain_block import run_if_plain
 from vrwkv.layers.spatial_mix import SpatialMix
 from vrwkv.layers.spatial_mix6 import SpatialMix6
 
@@ -99,6 +100,9 @@ class Block(nn.Module):
         if torch.jit.is_scripting():
             x = x + self.drop_path1(self.ls1(self.spatial_mix(self.norm1(x), grid)), grid)
             return x + self.drop_path2(self.ls2(self.channel_mix(self.norm2(x), grid)), grid)
+        done = run_if_plain(self, x, grid)
+        if done is not None:
+            return done
         branch = self.drop_path1(self.ls1(_mix_normalised(self.spatial_mix, self.norm1, x, grid)), grid)
         x = add_residual(x, branch, self.spatial_mix, self.ls1, self.drop_path1)
         branch = self.drop_path2(self.ls2(_mix_normalised(self.channel_mix, self.norm2, x, grid)), grid)

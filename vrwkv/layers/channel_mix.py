@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from vrwkv.layers.hooks import has_hooks
+from vrwkv.layers.hooks import may_keep
 from vrwkv.layers.initialisation import fancy_mix
-from vrwkv.layers.large_inputs import rows_at_once
+from vrwkv.layers.large_inputs import linear_into, rows_at_once
 from vrwkv.layers.packing import Grid
 from vrwkv.layers.scriptable_ops import sigmoid_gate, squared_relu
 from vrwkv.layers.token_shift import TokenShift, shares_of_shifted
@@ -111,8 +111,10 @@ class ChannelMix(nn.Module):
         if torch.jit.is_scripting():
             hidden = squared_relu(self.key(x_k))
         else:
-            # A hook may have kept the result that is overwritten here.
-            hidden = squared_relu(self.key(x_k), self.backend, not has_hooks(self.key))
+            # Somebody may have kept the result that is overwritten here.
+            hidden = squared_relu(linear_into(self.key, x_k), self.backend, not may_keep(self.key))
+            value = linear_into(self.value, self.key_norm(hidden))
+            return sigmoid_gate(linear_into(self.receptance, x_r), value, self.backend)
         return sigmoid_gate(self.receptance(x_r), self.value(self.key_norm(hidden)), self.backend)
 
     @torch.jit.unused

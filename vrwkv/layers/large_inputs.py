@@ -1,4 +1,4 @@
-"""Eager inference on so many tokens that fresh memory costs more than arithmetic: results go where others were."""
+"""Eager inference, in which fresh memory costs more than what is computed in it: results go where others were."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeGuard
@@ -6,24 +6,23 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from vrwkv.layers.hooks import has_hooks
+from vrwkv.layers.hooks import has_hooks, may_keep
 from vrwkv.ops.cpu_runtime import memory
 from vrwkv.ops.cpu_runtime.eager import runs_eagerly
 
-# Clearing the pages of larger memory takes a fifth of the time of the channel mix at 16384 tokens of 192 channels, and
-# half at 65536. Pieces of this size stay in a cache, too.
-LARGEST, AT_ONCE = memory.LARGEST, 8 << 20  # bytes
+# A hidden layer larger than this is computed in pieces, which stay in a cache; bytes.
+LARGEST, AT_ONCE = 32 << 20, 8 << 20
 
 
 def reused_memory(x: Tensor) -> AbstractContextManager[None]:
     """Where the blocks of a model run one after another on `x` (B, T, C): ops write into what earlier blocks left."""
-    return memory.reusing_memory() if _is_eager_inference(x) else nullcontext()
+    return memory.reusing_memory() if is_eager_inference(x) else nullcontext()
 
 
 def rows_at_once(x: Tensor, row_bytes: int, *modules: nn.Module) -> int:
     """How many rows to take through `modules` together, each row a token that needs `row_bytes`; 0 for all of them.
 
-    All where the whole is not large, and wherever somebody else needs it: autograd, a compiler or exporter, autocast,
+    All where the whole is not LARGEST, and wherever somebody else needs it: autograd, a compiler or exporter, autocast,
     another device, or hooks on the modules.
 
     Args:
@@ -31,34 +30,34 @@ def rows_at_once(x: Tensor, row_bytes: int, *modules: nn.Module) -> int:
         row_bytes: size of the largest result of one token.
         modules: what the rows pass through.
     """
-    if not _is_large(x, row_bytes) or has_hooks(*modules):
+    if not _is_large(x, row_bytes, LARGEST) or has_hooks(*modules):
         return 0
     return max(1, AT_ONCE // row_bytes)
 
 
 def linear_into(linear: nn.Module, x: Tensor, spare: Tensor | None = None, reader: nn.Module | None = None) -> Tensor:
-    """linear(x), where that is large in memory that is free.
+    """linear(x), in memory that is free where the result is no small one.
 
     Args:
         linear: a layer; anything but a plain product with its weight is called as it stands.
-        x: (B, T, C), the input.
+        x: (…, C), the input.
         spare: memory for the result, which nobody reads afterwards: an earlier input.
-        reader: the module whose input `spare` was, if any; its hooks may have kept it.
+        reader: the module whose input `spare` was, if any; it may have kept it.
     """
-    if not _is_plain_product(linear, x) or not _is_large(x, linear.out_features * x.element_size()):
+    if not _is_plain_product(linear, x) or not _is_large(x, linear.out_features * x.element_size(), memory.SMALLEST):
         return linear(x)
-    shape = (*x.shape[:2], linear.out_features)
+    shape = (*x.shape[:-1], linear.out_features)
     if (
         spare is None
         or spare.shape != shape
         or spare.dtype != x.dtype
         or not spare.is_contiguous()
-        or (reader is not None and has_hooks(reader))
+        or (reader is not None and may_keep(reader))
     ):
         out = memory.empty_result(shape, x.dtype)
     else:
         out = spare
-    torch.mm(x.flatten(0, 1), linear.weight.t(), out=out.flatten(0, 1))
+    torch.mm(x.flatten(0, -2), linear.weight.t(), out=out.flatten(0, -2))
     return out
 
 
@@ -70,19 +69,21 @@ def _is_plain_product(linear: nn.Module, x: Tensor) -> TypeGuard[nn.Linear]:
 
 
 def add_residual(x: Tensor, branch: Tensor, *made_by: nn.Module) -> Tensor:
-    """x + branch, both (B, T, C); into the memory of a large `branch`, unless a hook inside `made_by` has seen it."""
-    if not _is_large(branch, x.shape[2] * x.element_size()) or branch.dtype != x.dtype:
+    """x + branch, both (B, T, C); in the memory of `branch`, unless that is small or `made_by` may have kept it."""
+    if not _is_large(branch, x.shape[2] * x.element_size(), memory.SMALLEST) or branch.dtype != x.dtype:
         return x + branch
-    if has_hooks(*(module for maker in made_by for module in maker.modules())):
+    if any(may_keep(module) for maker in made_by for module in maker.modules()):
         return x + branch
     return branch.add_(x)
 
 
-def _is_large(x: Tensor, row_bytes: int) -> bool:
-    return _is_eager_inference(x) and x.shape[0] * x.shape[1] * row_bytes > LARGEST and x.is_contiguous()
+def _is_large(x: Tensor, row_bytes: int, least: int) -> bool:
+    # In this order: compilers must not be asked about sizes, nor tracers, for which there are none.
+    return is_eager_inference(x) and x.numel() // x.shape[-1] * row_bytes > least and x.is_contiguous()
 
 
-def _is_eager_inference(x: Tensor) -> bool:
+def is_eager_inference(x: Tensor) -> bool:
+    """Whether nobody but the caller sees what becomes of `x`: plain memory of the CPU, no gradients, no autocast."""
     if not runs_eagerly(x) or x.device.type != "cpu":
         return False
     return not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")

@@ -6,6 +6,7 @@ from timm.layers import register_notrace_module, to_2tuple
 from torch import Tensor, nn
 
 from vrwkv.layers.scriptable_ops import extract_patches
+from vrwkv.ops.cpu_runtime.eager import runs_eagerly
 from vrwkv.ops.exporting import exporting
 
 
@@ -83,7 +84,11 @@ class PatchEmbed(nn.Module):
         # Not `-size % patch`: Inductor has no remainder of negative symbols.
         missing_width = (patch_width - x.shape[3] % patch_width) % patch_width
         missing_height = (patch_height - x.shape[2] % patch_height) % patch_height
-        x = F.pad(x, (0, missing_width, 0, missing_height))
+        pads = True
+        if not torch.jit.is_scripting():  # tracers see a pad whatever the size: others may follow
+            pads = not runs_eagerly(x) or missing_width > 0 or missing_height > 0
+        if pads:  # torch copies the image even to add nothing
+            x = F.pad(x, (0, missing_width, 0, missing_height))
         height, width = x.shape[2] // patch_height, x.shape[3] // patch_width
         patches = extract_patches(x, self.patch_size)
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias), (height, width)

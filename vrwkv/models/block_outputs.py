@@ -95,9 +95,9 @@ class BlockOutputs(nn.Module):
         if bad or not asked:
             raise ValueError(f"out_indices must lie between {-depth} and {depth - 1}, not {bad or asked}")
         wanted = {index % depth for index in asked}
-        x, grid = self._embed(x)
         maps = []
         with reused_memory(x):
+            x, grid = self._embed(x)
             for index, block in enumerate(self.blocks[: max(wanted) + 1]):
                 x = self._run_block(block, x, grid)
                 if index in wanted:

@@ -56,9 +56,9 @@ class NativeResolution(nn.Module):
             raise ValueError("a packed batch needs at least one image")
         for index, image in enumerate(images):
             self._check_packed(image, index)
-        tokens, grids = zip(*(self._embed(image[None]) for image in images), strict=True)
-        x, grid = pack(tokens, grids)
-        with reused_memory(x):
+        with reused_memory(images[0]):
+            tokens, grids = zip(*(self._embed(image[None]) for image in images), strict=True)
+            x, grid = pack(tokens, grids)
             for block in self.blocks:
                 x = self._run_block(block, x, grid)
         return self.norm(x), grid

@@ -257,12 +257,13 @@ class VisionRWKV(BlockOutputs, NativeResolution):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) images -> (B, T, C) tokens after the final norm; a class token comes last."""
-        x, grid = self._embed(x)
         if torch.jit.is_scripting():
+            x, grid = self._embed(x)
             for block in self.blocks:
                 x = block(x, grid)
         else:
             with reused_memory(x):
+                x, grid = self._embed(x)
                 for block in self.blocks:
                     x = self._run_block(block, x, grid)
         return self.norm(x)

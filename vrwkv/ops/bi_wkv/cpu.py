@@ -1,6 +1,6 @@
 """The compiled CPU backend of Bi-WKV; its loops are in cpu_forward.py and cpu_backward.py."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,10 @@ from vrwkv.ops.bi_wkv.portable import bi_wkv_torch, portable_backward, portable_
 from vrwkv.ops.cpu_runtime.eager import records_gradient, runs_eagerly
 from vrwkv.ops.cpu_runtime.memory import empty_result
 from vrwkv.ops.exporting import exporting
+
+if TYPE_CHECKING:  # they import the compiler
+    from vrwkv.ops.bi_wkv.cpu_plan import Plan
+    from vrwkv.ops.cpu_runtime.kernel import Prepared
 
 
 def bi_wkv_cpu(
@@ -50,7 +54,8 @@ class _Inputs:
         self.gate, self.grad = (None if tensor is None else self._store(tensor) for tensor in (gate, grad))
         self.channels = self.k.shape[2]
         self.blocks = -(-self.channels // LANES)
-        self.plan = make_plan(self.decay, self.bonus, self.k, cu_seqlens)
+        lengths = (k.shape[1],) * k.shape[0] if cu_seqlens is None else tuple(cu_seqlens.diff().tolist())
+        self.plan = make_plan(self.decay, self.bonus, lengths)
 
     def _store(self, tensor: Tensor) -> Tensor:
         return self._pad(tensor.detach().to(self.dtype))
@@ -63,41 +68,66 @@ class _Inputs:
         return (tensor[..., : self.channels - self.missing] if self.missing else tensor).to(dtype).contiguous()
 
 
-def _states(inputs: _Inputs) -> Tensor | None:
-    """States between chunks (n, 5, C); None where every sequence is one chunk."""
-    from vrwkv.ops.bi_wkv import cpu_forward as loops
+def _states(
+    plan: "Plan", decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, storage: int
+) -> tuple[Tensor | None, list["Prepared"], Tensor | None]:
+    """States between chunks (n, 5, C), the calls that compute them, and what must be kept until those are done.
 
-    assert inputs.plan is not None
-    (chunks, sequences, count, whole), channels, blocks = inputs.plan, inputs.channels, inputs.blocks
+    No states where every sequence is one chunk.
+    """
+    from vrwkv.ops.bi_wkv import cpu_forward as loops
+    from vrwkv.ops.cpu_runtime.vectors import LANES
+
+    chunks, sequences, count, whole = plan
     if whole:
-        return None
-    summaries, states = inputs.decay.new_empty(2, count, 5, channels)
+        return None, [], None
+    channels = len(decay)
+    blocks = -(-channels // LANES)
+    summaries, states = decay.new_empty(2, count, 5, channels)
     scratch = states.new_empty(count, 3, channels, dtype=torch.float64)
-    loops.summarise_chunks(
-        count * blocks, inputs.k, inputs.v, inputs.decay, chunks, summaries, channels, inputs.storage,
-        elements=inputs.k.numel(),
-    )  # fmt: skip
-    loops.carry_states(
-        len(sequences) * blocks, inputs.decay, inputs.bonus, chunks, sequences, summaries, states, scratch, channels,
-        elements=states.numel(),
-    )  # fmt: skip
-    return states
+    calls = [
+        loops.summarise_chunks.prepare(count * blocks, k, v, decay, chunks, summaries, channels, storage),
+        loops.carry_states.prepare(
+            len(sequences) * blocks, decay, bonus, chunks, sequences, summaries, states, scratch, channels
+        ),
+    ]
+    return states, calls, scratch
+
+
+def write_means(
+    plan: "Plan", decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, y: Tensor, storage: int
+) -> None:
+    """Bi-WKV by a plan, from and into memory that is contiguous; decay and bonus are float32.
+
+    Args:
+        plan: see `make_plan`.
+        decay, bonus: (C,) float32, C at least 16.
+        k, v, gate: the tokens of all sequences, C channels each.
+        y: of the same size; takes the result.
+        storage: the type of k, v, gate and y.
+    """
+    from vrwkv.ops.bi_wkv import cpu_forward as loops
+    from vrwkv.ops.cpu_runtime.kernel import run_calls
+    from vrwkv.ops.cpu_runtime.vectors import LANES
+
+    states, calls, _kept = _states(plan, decay, bonus, k, v, storage)
+    channels = len(decay)
+    calls.append(
+        loops.write_outputs.prepare(
+            plan.count * -(-channels // LANES), k, v, gate, y, decay, bonus, plan.chunks, states, channels, storage
+        )
+    )
+    run_calls(*calls, elements=y.numel())
 
 
 def _forward(
     decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, cu_seqlens: Tensor | None
 ) -> Tensor:
-    from vrwkv.ops.bi_wkv import cpu_forward as loops
-
     inputs = _Inputs(decay, bonus, k, v, gate, cu_seqlens)
     if inputs.plan is None:
         return portable_forward(decay, bonus, k, v, gate, cu_seqlens)
-    (chunks, _, count, _), channels, blocks = inputs.plan, inputs.channels, inputs.blocks
     y = empty_result(inputs.v.shape, inputs.dtype)
-    loops.write_outputs(
-        count * blocks, inputs.k, inputs.v, inputs.gate, y, inputs.decay, inputs.bonus, chunks,
-        _states(inputs), channels, inputs.storage, elements=y.numel(),
-    )  # fmt: skip
+    write_means(inputs.plan, inputs.decay, inputs.bonus, inputs.k, inputs.v, inputs.gate, y, inputs.storage)
     return inputs.unpad(y, v.dtype)
 
 
@@ -111,13 +141,16 @@ def _backward(
     cu_seqlens: Tensor | None,
 ) -> list[Tensor]:
     from vrwkv.ops.bi_wkv import cpu_backward as loops
+    from vrwkv.ops.cpu_runtime.kernel import run_calls
 
     inputs = _Inputs(decay, bonus, k, v, gate, cu_seqlens, grad)
     if inputs.plan is None:
         return portable_backward(grad, decay, bonus, k, v, gate, cu_seqlens)
     (chunks, sequences, count, _), channels, blocks = inputs.plan, inputs.channels, inputs.blocks
-    states, asked = _states(inputs), None
+    states, calls, _kept = _states(inputs.plan, inputs.decay, inputs.bonus, inputs.k, inputs.v, inputs.storage)
+    asked = None
     if states is not None:
+        run_calls(*calls, elements=inputs.k.numel())
         summaries, asked = states.new_empty(2, count, 4, channels)
         scratch = states.new_empty(count, 3, channels, dtype=torch.float64)
         loops.ask_chunks(

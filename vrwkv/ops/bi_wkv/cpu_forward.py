@@ -15,6 +15,7 @@ from vrwkv.ops.cpu_runtime.vectors import (
     BFLOAT16,
     FLOAT32,
     LANES,
+    float_at,
     fused,
     load32,
     load64,
@@ -25,6 +26,7 @@ from vrwkv.ops.cpu_runtime.vectors import (
     stack_memory,
     store32,
     store64,
+    store_float,
     widen,
     word_at,
     zeros32,
@@ -35,6 +37,30 @@ CHUNK_ROW = 24  # bytes of a row of the table of chunks: first token, tokens, to
 LONGEST_CHUNK = 256
 WALK_BYTES = 3 * ROW * LONGEST_CHUNK
 NOTHING = -1e30  # scale of an empty state: finite, so that the difference of two of them is 0 and not NaN
+
+
+@kernel
+def find_extremes(first, last, arguments):  # type: ignore[no-untyped-def]
+    """One task: the lowest and highest decay and the largest bonus; all NaN if any number is.
+
+    Arguments: decay, bonus, C, float32 results.
+    """
+    decay, bonus, channels, found = (
+        word_at(arguments),
+        word_at(arguments + 8),
+        word_at(arguments + 16),
+        word_at(arguments + 24),
+    )
+    lowest, highest, largest, broken = float_at(decay), float_at(decay), float32(0.0), float32(0.0)
+    for offset in range(0, channels * 4, 4):
+        value, extra = float_at(decay + offset), float_at(bonus + offset)
+        lowest, highest = min(lowest, value), max(highest, value)
+        largest = max(largest, abs(extra))
+        if value != value or extra != extra:
+            broken = value + extra
+    store_float(found, lowest + broken)
+    store_float(found + 4, highest + broken)
+    store_float(found + 8, largest + broken)
 
 
 @inlined

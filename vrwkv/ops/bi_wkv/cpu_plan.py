@@ -1,5 +1,6 @@
 """How the compiled loops of Bi-WKV divide their work, and when the portable backend takes over."""
 
+import ctypes
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vrwkv.ops.bi_wkv.cpu_forward import find_extremes
 from vrwkv.ops.cpu_runtime.vectors import LANES
 
 LONGEST_WHOLE = 256  # tokens of a sequence that is walked through in one go, if there are sequences enough
@@ -35,21 +37,24 @@ class Plan(NamedTuple):
     whole: bool
 
 
-def make_plan(decay: Tensor, bonus: Tensor, k: Tensor, cu_seqlens: Tensor | None) -> Plan | None:
-    """A plan for k (B, T, C) with float32 parameters, or None where the portable backend is more accurate."""
-    if cu_seqlens is None:
-        lengths: tuple[int, ...] = (k.shape[1],) * k.shape[0]
-    else:
-        lengths = tuple(cu_seqlens.diff().tolist())
-    decays, bonuses = decay.numpy(), bonus.numpy()  # many times faster than torch on a few hundred numbers
-    lowest, highest = float(decays.min()), float(decays.max())
+def make_plan(decay: Tensor, bonus: Tensor, lengths: tuple[int, ...]) -> Plan | None:
+    """A plan for sequences of so many tokens, or None where the portable backend is more accurate.
+
+    Args:
+        decay, bonus: (C,) float32, contiguous.
+        lengths: tokens of each sequence.
+    """
     if max(lengths) == 1:  # the mean of one value, which portable code gives to the last bit
         return None
+    found = (ctypes.c_float * 3)()  # torch and numpy take several times as long for a few hundred numbers
+    channels = len(decay)
+    find_extremes(1, decay, bonus, channels, ctypes.addressof(found), elements=0)
+    lowest, highest, largest_bonus = found
     shortest = min(lengths)
     exact = lowest >= LOWEST_DECAY and highest <= LARGEST_STEP * shortest
-    if not (exact and float(abs(bonuses).max()) <= LARGEST_BONUS * shortest):  # nor if any is NaN
+    if not (exact and largest_bonus <= LARGEST_BONUS * shortest):  # nor if any is NaN
         return None
-    return _plan(lengths, max(-lowest, highest), -(-k.shape[2] // LANES), torch.get_num_threads())
+    return _plan(lengths, max(-lowest, highest), -(-channels // LANES), torch.get_num_threads())
 
 
 @lru_cache(maxsize=64)

@@ -10,13 +10,22 @@ import torch
 from torch import Tensor
 
 from vrwkv.ops.cpu_runtime.compilation import compile_cached
-from vrwkv.ops.cpu_runtime.threads import run_tasks
+from vrwkv.ops.cpu_runtime.threads import run_in_turn
 from vrwkv.ops.cpu_runtime.vectors import BFLOAT16, FLOAT32
 
 STORAGE = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}
 
 _log = logging.getLogger("vrwkv")
 _loop_type = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+
+
+# A compiled loop, its address, number of tasks and arguments.
+Prepared = tuple[Any, int, int, ctypes.Array[ctypes.c_int64]]
+
+
+def run_calls(*calls: Prepared, elements: int) -> None:
+    """Run prepared calls, each when the one before is done; one of them writes so many numbers. Wakes threads once."""
+    run_in_turn([(loop, address, tasks, ctypes.addressof(words)) for loop, address, tasks, words in calls], elements)
 
 
 class Kernel:
@@ -33,6 +42,10 @@ class Kernel:
 
     def __call__(self, tasks: int, *arguments: Tensor | int | None, elements: int) -> None:
         """Run `tasks` tasks, which write so many numbers together, on torch's threads. None is passed as 0."""
+        run_calls(self.prepare(tasks, *arguments), elements=elements)
+
+    def prepare(self, tasks: int, *arguments: Tensor | int | None) -> Prepared:
+        """The same call, for `run_calls`; it does not keep the tensors, which must outlive it."""
         if self._loop is None:
             self.compile()
         words = (ctypes.c_int64 * len(arguments))(
@@ -41,7 +54,7 @@ class Kernel:
                 for argument in arguments
             ]
         )
-        run_tasks(self._loop, self._address, tasks, ctypes.addressof(words), elements)
+        return self._loop, self._address, tasks, words
 
     def compile(self) -> None:
         """Compile the loop, or take it from the cache on disk; does nothing the second time."""

@@ -1,7 +1,8 @@
-"""Memory for large results: inside `reusing_memory()`, that of earlier ones which nobody holds any more.
+"""Memory for results: inside `reusing_memory()`, that of earlier ones which nobody holds any more.
 
-glibc maps memory from 32 MiB on anew at each call, so that every result of an op on many tokens starts with the system
-clearing its pages (docs/log.md has what that costs).
+malloc gives freed memory back to the system, all of it from 32 MiB on and the end of its heap whenever enough lies
+there, and the system clears the pages again when they are next written to. That takes longer than to compute what is
+written (docs/log.md has what it costs).
 """
 
 import math
@@ -14,7 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LARGEST = 32 << 20  # bytes that malloc still takes from memory it keeps (M_MMAP_THRESHOLD at its most)
+SMALLEST = 64 << 10  # bytes; below, fewer pages are cleared than it takes time to look for memory
+KEPT = 64 << 20  # bytes kept from one pass to the next, as much as malloc itself may keep (M_TRIM_THRESHOLD's maximum)
+MOST_UNUSED = 4  # memory is handed out for results down to so small a part of it, since they may be held for long
+
+
+_NUMPY_TYPES = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.float16: np.float16,
+    torch.bfloat16: np.int16,
+}
 
 
 class _Piece:
@@ -29,14 +40,20 @@ class _Piece:
     def is_free(self) -> bool:
         return self._holder is None or self._holder() is None
 
-    def hand_out(self, size: int) -> Tensor:
-        view = self._memory[:size]
+    def hand_out(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        # Of numpy's arrays, because views of them cost a fraction of what torch's do.
+        view = np.ndarray(shape, _NUMPY_TYPES[dtype], self._memory)
         self._holder = weakref.ref(view)
-        return torch.from_numpy(view)
+        tensor = torch.from_numpy(view)
+        return tensor if tensor.dtype == dtype else tensor.view(dtype)
 
 
 class _Pieces(threading.local):
-    kept: list[_Piece] | None = None
+    """What a thread keeps, the last one used at the end, and how many scopes it is in."""
+
+    def __init__(self) -> None:
+        self.kept: list[_Piece] = []
+        self.scopes = 0
 
 
 _pieces = _Pieces()
@@ -44,21 +61,38 @@ _pieces = _Pieces()
 
 @contextmanager
 def reusing_memory() -> Iterator[None]:
-    """Let `empty_result` on this thread hand out memory again; at the end, what is not held by a tensor is freed."""
-    outer, _pieces.kept = _pieces.kept, []
+    """Let `empty_result` on this thread hand out memory again, now and in later scopes.
+
+    At the end, what a tensor holds becomes that tensor's own, and of the rest up to KEPT bytes are kept.
+    """
+    _pieces.scopes += 1
     try:
         yield
     finally:
-        _pieces.kept = outer
+        _pieces.scopes -= 1
+        if _pieces.scopes == 0:
+            _forget()
+
+
+def _forget() -> None:
+    kept, size = [], 0
+    for piece in reversed(_pieces.kept):
+        if piece.is_free() and size + piece.size <= KEPT:
+            kept.append(piece)
+            size += piece.size
+    _pieces.kept = kept[::-1]
 
 
 def empty_result(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """torch.empty(shape, dtype=dtype) on the CPU; from used memory where it is large, and there is some to be had."""
+    """torch.empty(shape, dtype=dtype) on the CPU; from used memory in a scope, if there is some to be had."""
     size = math.prod(shape) * dtype.itemsize
-    if _pieces.kept is None or size <= LARGEST:
+    if _pieces.scopes == 0 or size < SMALLEST:
         return torch.empty(shape, dtype=dtype, device="cpu")
-    fitting = [piece for piece in _pieces.kept if piece.size >= size and piece.is_free()]
-    if not fitting:
-        fitting = [_Piece(size)]
-        _pieces.kept += fitting
-    return min(fitting, key=lambda piece: piece.size).hand_out(size).view(dtype).view(shape)
+    kept = _pieces.kept
+    found, best = -1, MOST_UNUSED * size + 1
+    for index, piece in enumerate(kept):
+        if size <= piece.size < best and piece.is_free():
+            found, best = index, piece.size
+    piece = kept.pop(found) if found >= 0 else _Piece(size)
+    kept.append(piece)
+    return piece.hand_out(shape, dtype)

@@ -1,4 +1,4 @@
-"""What each member of an OpenMP team does: run its share of a loop's tasks."""
+"""What each member of an OpenMP team does: run its share of each loop's tasks, and wait for the others in between."""
 
 import ctypes
 from functools import cache
@@ -29,17 +29,26 @@ def _call(typingctx, function, first, last, arguments):  # type: ignore[no-untyp
 
 @cache
 def member_address() -> int:
-    """Address of a C function for GOMP_parallel; its argument points to a loop's address, tasks and arguments."""
+    """Address of a C function for GOMP_parallel.
+
+    Its argument points to the number of loops, followed by the address, tasks and arguments of each.
+    """
     library = openmp()
     assert library is not None
-    number, count = library.omp_get_thread_num, library.omp_get_num_threads
+    number, count, wait = library.omp_get_thread_num, library.omp_get_num_threads, library.GOMP_barrier
     for function in (number, count):
         function.argtypes, function.restype = [], ctypes.c_int
+    wait.argtypes, wait.restype = [], None
 
     @cfunc(types.void(types.int64))
     def member(shared):  # type: ignore[no-untyped-def]
-        tasks, part, parts = word_at(shared + 8), number(), count()
-        _call(word_at(shared), tasks * part // parts, tasks * (part + 1) // parts, word_at(shared + 16))
+        part, parts = number(), count()
+        for loop in range(word_at(shared)):
+            if loop > 0:
+                wait()
+            own = shared + 8 + loop * 24
+            tasks = word_at(own + 8)
+            _call(word_at(own), tasks * part // parts, tasks * (part + 1) // parts, word_at(own + 16))
 
     _keep.append(member)
     return member.address

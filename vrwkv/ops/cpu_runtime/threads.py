@@ -9,7 +9,7 @@ for good, a small pool of our own takes over.
 import ctypes
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 
 GRAIN = 32768  # numbers that a loop must write for each thread; waking it takes as long as some 20000. As torch's own.
 Loop = Callable[[int, int, int], None]  # (first task, one past the last task, address of the arguments); frees the GIL
+Call = tuple[Loop, int, int, int]  # a compiled loop, its address, number of tasks, address of the arguments
 
 
 class _State:
@@ -66,30 +67,34 @@ def openmp() -> ctypes.CDLL | None:
     return None
 
 
-def run_tasks(loop: Loop, loop_address: int, tasks: int, arguments: int, elements: int) -> None:
-    """Run `loop` over all tasks, a run of consecutive ones for each of torch's threads; returns when all are done.
+def run_in_turn(calls: Sequence[Call], elements: int) -> None:
+    """Run loops on torch's threads, each after the one before is done with all its tasks; threads are woken once.
+
+    Every thread gets a run of consecutive tasks of each loop. Returns when all are done.
 
     Args:
-        loop: the compiled loop.
-        loop_address: its address in memory.
-        tasks: number of tasks; each may run on any thread.
-        arguments: address of the loop's arguments.
-        elements: how many numbers the loop writes, about; a thread gets GRAIN of them or more.
+        calls: the loops.
+        elements: how many numbers one of them writes, about; a thread gets GRAIN of them or more.
     """
-    threads = min(torch.get_num_threads(), tasks, elements // GRAIN)
+    threads = min(torch.get_num_threads(), max([tasks for _, _, tasks, _ in calls]), elements // GRAIN)
     if threads <= 1:
-        loop(0, tasks, arguments)
+        for loop, _, tasks, arguments in calls:
+            loop(0, tasks, arguments)
         return
     library = None if _state.forked else openmp()
     if library is not None:
         from vrwkv.ops.cpu_runtime.team import member_address
 
-        shared = (ctypes.c_int64 * 3)(loop_address, tasks, arguments)
+        words = [len(calls)]
+        for call in calls:
+            words += call[1:]
+        shared = (ctypes.c_int64 * len(words))(*words)
         library.GOMP_parallel(member_address(), ctypes.addressof(shared), threads, 0)
         return
-    bounds = [tasks * part // threads for part in range(threads + 1)]
     pool = _state.own_pool(threads - 1)
-    others = [pool.submit(loop, bounds[part], bounds[part + 1], arguments) for part in range(1, threads)]
-    loop(bounds[0], bounds[1], arguments)
-    for other in others:
-        other.result()
+    for loop, _, tasks, arguments in calls:
+        bounds = [tasks * part // threads for part in range(threads + 1)]
+        others = [pool.submit(loop, bounds[part], bounds[part + 1], arguments) for part in range(1, threads)]
+        loop(bounds[0], bounds[1], arguments)
+        for other in others:
+            other.result()

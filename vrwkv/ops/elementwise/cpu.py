@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vrwkv.ops.cpu_runtime.eager import records_gradient, runs_eagerly
+from vrwkv.ops.cpu_runtime.memory import empty_result
 from vrwkv.ops.elementwise.portable import sigmoid_gate_torch, squared_relu_torch, tanh_torch
 from vrwkv.ops.exporting import exporting
 
@@ -40,9 +41,9 @@ def sigmoid_gate_cpu(gate: Tensor, y: Tensor) -> Tensor:
 def _sigmoid_gate(gate: Tensor, y: Tensor) -> Tensor:
     from vrwkv.ops.elementwise.cpu_loops import gate_forward
 
-    out = torch.empty_like(y)
+    out = empty_result(y.shape, y.dtype)
     tasks, *sizes = _tasks(y)
-    gate_forward(tasks, gate, y, out, *sizes, elements=sizes[0])
+    gate_forward(tasks, gate, y, out, *sizes, None, elements=sizes[0])
     return out
 
 

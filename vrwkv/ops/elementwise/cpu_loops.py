@@ -26,14 +26,16 @@ def _gate_forward(first, last, arguments, storage, size):  # type: ignore[no-unt
         word_at(arguments + 16),
         word_at(arguments + 24),
     )
+    residual = word_at(arguments + 40)
     for start in range(first * BLOCK, min(last * BLOCK, count), LANES):
         offset = min(start, count - LANES) * size
-        store(out + offset, storage, sigmoid(load(gate + offset, storage)) * load(y + offset, storage))
+        gated = sigmoid(load(gate + offset, storage)) * load(y + offset, storage)
+        store(out + offset, storage, gated if residual == 0 else gated + load(residual + offset, storage))
 
 
 @kernel
 def gate_forward(first, last, arguments):  # type: ignore[no-untyped-def]
-    """Arguments: gate, y, out, elements (at least 16), storage."""
+    """Arguments: gate, y, out, elements (at least 16), storage, residual (or 0), which is added; it may be `out`."""
     if word_at(arguments + 32) == BFLOAT16:
         _gate_forward(first, last, arguments, BFLOAT16, 2)
     else:

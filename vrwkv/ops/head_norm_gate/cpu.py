@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vrwkv.ops.cpu_runtime.eager import records_gradient, runs_eagerly
+from vrwkv.ops.cpu_runtime.memory import empty_result
 from vrwkv.ops.exporting import exporting
 from vrwkv.ops.head_norm_gate.portable import head_norm_gate_torch
 
@@ -41,7 +42,7 @@ def _sizes(y: Tensor, num_heads: int, eps: float, tokens_per_task: int) -> tuple
 def _forward(y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, num_heads: int, eps: float) -> Tensor:
     from vrwkv.ops.head_norm_gate.cpu_loops import write_output
 
-    out = torch.empty_like(y)
+    out = empty_result(y.shape, y.dtype)
     sizes = _sizes(y, num_heads, eps, 16)
     write_output(
         -(-sizes[0] // 16), y, gate, weight.float().contiguous(), bias.float().contiguous(), out, *sizes,

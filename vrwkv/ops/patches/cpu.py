@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from vrwkv.ops.cpu_runtime.kernel import kernel
+from vrwkv.ops.cpu_runtime.memory import empty_result
 from vrwkv.ops.cpu_runtime.vectors import load32, store32, word_at
 
 
@@ -32,7 +33,7 @@ def extract_patches_cpu(images: Tensor, patch_size: tuple[int, int]) -> Tensor:
     """See `vrwkv.ops.patches.extract_patches`; images contiguous, rows of a patch a multiple of 64 bytes."""
     batch, channels = images.shape[:2]
     height, width = images.shape[2] // patch_size[0], images.shape[3] // patch_size[1]
-    patches = images.new_empty(batch, height * width, channels * patch_size[0] * patch_size[1])
+    patches = empty_result((batch, height * width, channels * patch_size[0] * patch_size[1]), images.dtype)
     line = patch_size[1] * images.element_size()
     copy_patches(batch * height, images, patches, channels, height, width, patch_size[0], line, elements=images.numel())
     return patches

@@ -87,7 +87,7 @@ def _forward(
     statistics = x.new_empty((0,) if norm_weight is None else (3, batch, image_tokens), dtype=torch.float32)
     if norm_weight is not None:
         eps = int.from_bytes(struct.pack("<f", norm_eps), "little")
-        loops.norm_statistics(tasks, tokens, statistics, fresh, total, channels, eps, storage, elements=x.numel())
+        loops.norm_statistics(tasks, tokens, statistics, fresh, total, channels, eps, storage, None, elements=x.numel())
     mixtures = empty_result((count, *x.shape), tokens.dtype)
     loops.write_mixtures(
         tasks, tokens, _parameter(share), amounts, _parameter(norm_weight), _parameter(norm_bias),

@@ -11,6 +11,7 @@ from vrwkv.ops.cpu_runtime.vectors import (
     float_at,
     fused,
     load32,
+    store32,
     store_float,
     sum_of_lanes,
     word_at,
@@ -33,11 +34,17 @@ TOKENS_PER_TASK = 16
 def _norm_statistics(first, last, arguments, storage, size):  # type: ignore[no-untyped-def]
     x, statistics, fresh = word_at(arguments), word_at(arguments + 8), word_at(arguments + 16)
     total, channels, eps = word_at(arguments + 24), word_at(arguments + 32), float_at(arguments + 40)
+    branch = word_at(arguments + 56)
     whole = channels // LANES
     tail = (channels - LANES) * size
     share = float32(1.0 / channels)
     for token in range(first * TOKENS_PER_TASK, min(last * TOKENS_PER_TASK, total)):
         row = x + token * channels * size
+        if branch != 0:
+            added = branch + token * channels * size
+            for offset in range(0, channels * size, LANES * size):
+                store(added + offset, storage, load(row + offset, storage) + load(added + offset, storage))
+            row = added
         sums = zeros32()
         for block in range(whole):
             sums = sums + load(row + block * LANES * size, storage)
@@ -66,12 +73,26 @@ def _norm_statistics(first, last, arguments, storage, size):  # type: ignore[no-
 def norm_statistics(first, last, arguments):  # type: ignore[no-untyped-def]
     """Mean, what rounding left of it, and 1 / deviation of each token; tasks are runs of TOKENS_PER_TASK tokens.
 
-    Arguments: x, statistics (3, tokens), lanes of the last block, tokens, C, the bits of eps, storage.
+    Arguments: x, statistics (3, tokens), lanes of the last block, tokens, C, the bits of eps, storage, branch (or 0; C
+    is a multiple of 16 then), to which x is added first, and whose statistics these are then.
     """
     if word_at(arguments + 48) == BFLOAT16:
         _norm_statistics(first, last, arguments, BFLOAT16, 2)
     else:
         _norm_statistics(first, last, arguments, FLOAT32, 4)
+
+
+@kernel
+def write_shares(first, last, arguments):  # type: ignore[no-untyped-def]
+    """What the token's own shares leave for the shifted one; a task is a mixture.
+
+    Arguments: shares (M, C), C (a multiple of 16), M own shares (C,).
+    """
+    shares, channels = word_at(arguments), word_at(arguments + 8)
+    for mixture in range(first, last):
+        own = word_at(arguments + 16 + mixture * 8)
+        for channel in range(0, channels, LANES):
+            store32(shares + (mixture * channels + channel) * 4, 1.0 - load32(own + channel * 4))
 
 
 @inlined
