@@ -60,6 +60,7 @@ class _Launch:
 
     Attributes:
         cut: how spans are worked on.
+        width: channels of a lane.
         slots: spans of the whole batch, spare ones of packed images included.
         grid: programs.
         sizes: number of tokens (of the first image), of channels, and of spans of an image.
@@ -68,6 +69,7 @@ class _Launch:
     """
 
     cut: Cut
+    width: int
     slots: int
     grid: tuple[int]
     sizes: tuple[int, int, int]
@@ -104,7 +106,7 @@ class _Launch:
         if spans > 1:
             together = cu_seqlens is None and _runs_at_once(spans * NEIGHBOURS, k.device)
             stages = ((True, True),) if together else ((True, False), (False, True))
-        return cls(found, slots, (slots * blocks,), (tokens, channels, spans), options, stages)
+        return cls(found, width, slots, (slots * blocks,), (tokens, channels, spans), options, stages)
 
     def prepare(self, totals: Tensor) -> None:
         """Mark as unwritten what is read while it is being written."""
@@ -171,7 +173,7 @@ def _bi_wkv(
             *launch.sizes, **launch.options, SENDS=sends, RECEIVES=receives,
         )  # fmt: skip
     grid, borders, sizes, options = _steep_launch(k, gate, cu_seqlens, launch.cut, 1)
-    steep_outputs_kernel[grid](k, v, opened, y, borders, decay, bonus, images, *sizes, **options)
+    steep_outputs_kernel[grid](k, v, opened, y, borders, decay, bonus, images, *sizes, **options, WIDTH=launch.width)
     return y.to(v.dtype), totals
 
 

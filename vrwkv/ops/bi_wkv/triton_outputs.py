@@ -27,7 +27,7 @@ def outputs_kernel(
     NEIGHBOURS: tl.constexpr, TOGETHER: tl.constexpr, GATED: tl.constexpr, PACKED: tl.constexpr, SENDS: tl.constexpr,
     RECEIVES: tl.constexpr,
 ):  # fmt: skip
-    """The weighted mean at each token, gated if there is a gate, of the channels that are not steep.
+    """The weighted mean at each token, gated if there is a gate, of the lanes in which no channel is steep.
 
     SENDS: publish what the span hands on, and do no more unless it RECEIVES. RECEIVES: add what other spans hand on.
     """
@@ -80,7 +80,9 @@ def outputs_kernel(
         factor = exp2(chunk_scale - scale)
         channel = WIDTH * tl.expand_dims(lane, 2) + tl.arange(0, WIDTH)[None, None, :]
         place = y + tl.expand_dims(first_token * channels, 2) + channel
-        written = tl.where(is_steep(w, u, count, SPAN, LENGTH, False), 0, tl.expand_dims(left, 2))
+        # By lanes, not channels: only what is written or left alone together is written as one word.
+        steep = tl.max(tl.where(is_steep(w, u, count, SPAN, LENGTH, False), 1, 0), 2)
+        written = tl.expand_dims(tl.where(steep > 0, 0, left), 2)
         for block in tl.static_range(0, LENGTH, BLOCK):
             ahead_first, ahead_second = faded(
                 states[block // BLOCK], factor, (after_first, after_second), bounded_exp2(-w * (LENGTH - block - BLOCK))

@@ -27,6 +27,20 @@ from vrwkv.ops.bi_wkv.triton_states import (
 
 
 @triton.jit
+def _steep_channels(
+    decay, bonus, channel, channels, count, SPAN: tl.constexpr, LENGTH: tl.constexpr, CROSSING: tl.constexpr
+):  # fmt: skip
+    """w and u of channels, and which of them are steep."""
+    exists = channel < channels
+    w, u = per_token(
+        tl.load(decay + channel, mask=exists, other=0.0).to(tl.float32),
+        tl.load(bonus + channel, mask=exists, other=0.0).to(tl.float32),
+        count,
+    )
+    return w, u, exists & is_steep(w, u, count, SPAN, LENGTH, CROSSING)
+
+
+@triton.jit
 def _any_steep(
     decay, bonus, tokens, channels, ALL: tl.constexpr, SPAN: tl.constexpr, LENGTH: tl.constexpr,
     CROSSING: tl.constexpr, PACKED: tl.constexpr,
@@ -35,14 +49,10 @@ def _any_steep(
     if PACKED:
         return True
     else:
-        channel = tl.arange(0, ALL)
-        exists = channel < channels
-        w, u = per_token(
-            tl.load(decay + channel, mask=exists, other=0.0).to(tl.float32),
-            tl.load(bonus + channel, mask=exists, other=0.0).to(tl.float32),
-            tokens,
+        _w, _u, steep = _steep_channels(
+            decay, bonus, tl.arange(0, ALL), channels, tokens, SPAN, LENGTH, CROSSING
         )  # fmt: skip
-        return tl.max(tl.where(is_steep(w, u, tokens, SPAN, LENGTH, CROSSING), 1, 0), 0) > 0
+        return tl.max(steep.to(tl.int32), 0) > 0
 
 
 @triton.jit
@@ -88,19 +98,20 @@ def _keep_states_after_blocks(
 def steep_outputs_kernel(
     k, v, gate, y, borders, decay, bonus, images, items, tokens, channels, blocks,
     ALL: tl.constexpr, SPAN: tl.constexpr, LENGTH: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr,
-    GATED: tl.constexpr, PACKED: tl.constexpr,
+    GATED: tl.constexpr, PACKED: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """The weighted mean at each token, gated if there is a gate, of steep channels."""
+    """The weighted mean at each token, gated if there is a gate, of steep channels.
+
+    With a WIDTH of 2, of both channels of a pair in which one is steep: `outputs_kernel` leaves out whole pairs.
+    """
     if _any_steep(decay, bonus, tokens, channels, ALL, SPAN, LENGTH, False, PACKED):
         kept = borders + tl.program_id(0).to(tl.int64) * blocks * 3 * LANES + tl.arange(0, LANES)
         for item in range(tl.program_id(0), items, tl.num_programs(0)):
             _image, image_first, count, channel = _locate(images, item, tokens, channels, LANES, PACKED)
-            w, u = per_token(
-                tl.load(decay + channel, mask=channel < channels, other=0.0).to(tl.float32),
-                tl.load(bonus + channel, mask=channel < channels, other=0.0).to(tl.float32),
-                count,
-            )  # fmt: skip
-            steep = (channel < channels) & is_steep(w, u, count, SPAN, LENGTH, False)
+            w, u, steep = _steep_channels(decay, bonus, channel, channels, count, SPAN, LENGTH, False)
+            if WIDTH == 2:
+                _w, _u, other = _steep_channels(decay, bonus, channel ^ 1, channels, count, SPAN, LENGTH, False)
+                steep = steep | other
             if tl.max(steep.to(tl.int32), 0) > 0:
                 start = image_first * channels + channel
                 left = tl.where(steep, count, 0)
@@ -165,12 +176,7 @@ def steep_gradients_kernel(
         kept = borders + tl.program_id(0).to(tl.int64) * blocks * 9 * LANES + tl.arange(0, LANES)
         for item in range(tl.program_id(0), items, tl.num_programs(0)):
             image, image_first, count, channel = _locate(images, item, tokens, channels, LANES, PACKED)
-            w, u = per_token(
-                tl.load(decay + channel, mask=channel < channels, other=0.0).to(tl.float32),
-                tl.load(bonus + channel, mask=channel < channels, other=0.0).to(tl.float32),
-                count,
-            )  # fmt: skip
-            steep = (channel < channels) & is_steep(w, u, count, SPAN, LENGTH, True)
+            w, u, steep = _steep_channels(decay, bonus, channel, channels, count, SPAN, LENGTH, True)
             if tl.max(steep.to(tl.int32), 0) > 0:
                 start = image_first * channels + channel
                 in_decay, in_bonus = _write_steep_gradients(
