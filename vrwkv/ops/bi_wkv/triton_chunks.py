@@ -22,6 +22,21 @@ def load_rows(pointer, offset, step, left, KEYS: tl.constexpr, LENGTH: tl.conste
 
 
 @triton.jit
+def load_block(
+    pointer, offset, step, left, block, LENGTH: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr
+):  # fmt: skip
+    """Tokens of the block that begins at token `block` of a chunk, raw; nothing if there is no such block.
+
+    Stores are not moved behind loads: what a block needs is best loaded before the block before it writes.
+    """
+    rows = ()
+    if block < LENGTH:
+        for row in tl.static_range(BLOCK):
+            rows = rows + (load_raw(pointer, offset + (block + row) * step, block + row < left, False, WIDTH),)  # noqa: RUF005
+    return rows
+
+
+@triton.jit
 def weight_of(raw, k, scale, WIDTH: tl.constexpr):
     """e^key at a scale (a logarithm to base 2)."""
     return exp2(unpack(raw, k, True, WIDTH) * LOG2_E - scale)

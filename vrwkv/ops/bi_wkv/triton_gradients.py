@@ -14,12 +14,11 @@ from vrwkv.ops.bi_wkv.triton_channels import (
     bounded_exp2,
     exp2,
     inverse,
-    load_raw,
     sigmoid,
     store_channels,
     unpack,
 )
-from vrwkv.ops.bi_wkv.triton_chunks import faded, load_rows, summarise, weight_of
+from vrwkv.ops.bi_wkv.triton_chunks import faded, load_block, load_rows, summarise, weight_of
 from vrwkv.ops.bi_wkv.triton_exchange import (
     distances,
     exchange_in_span,
@@ -31,21 +30,19 @@ from vrwkv.ops.bi_wkv.triton_programs import channel_parameters, is_steep, locat
 
 
 @triton.jit
-def _opening(gate, offset, valid, WIDTH: tl.constexpr):
-    return sigmoid(unpack(load_raw(gate, offset, valid, False, WIDTH), gate, False, WIDTH))
-
-
-@triton.jit
 def _load_gradients(
     grad, gate, offset, step, left, LENGTH: tl.constexpr, WIDTH: tl.constexpr, GATED: tl.constexpr
 ):  # fmt: skip
     """Gradients in the ungated means of a chunk, a float32 row for each token."""
     raw = load_rows(grad, offset, step, left, False, LENGTH, WIDTH)
+    openings = raw
+    if GATED:
+        openings = load_rows(gate, offset, step, left, False, LENGTH, WIDTH)
     rows = ()
     for row in tl.static_range(LENGTH):
         g = unpack(raw[row], grad, False, WIDTH)
         if GATED:
-            g *= _opening(gate, offset + row * step, row < left, WIDTH)
+            g *= sigmoid(unpack(openings[row], gate, False, WIDTH))
         rows = rows + (g,)  # noqa: RUF005
     return rows
 
@@ -181,7 +178,13 @@ def gradients_kernel(
         # Sums of states before tokens, faded: a target's product with them is what reaches it across tokens of the
         # chunk, so that states need not be kept until the adjoint states after them are known.
         twice_first, twice_second = nothing, nothing
+        openings = ()
+        if GATED:
+            openings = load_block(gate, offset, step, left, 0, LENGTH, BLOCK, WIDTH)
         for block in tl.static_range(0, LENGTH, BLOCK):
+            next_openings = ()
+            if GATED:
+                next_openings = load_block(gate, offset, step, left, block + BLOCK, LENGTH, BLOCK, WIDTH)
             ahead_first, ahead_second, own_first, own_second = ends[block // BLOCK]
             next_first, next_second = faded(
                 (own_first, own_second), 1.0, (later_first, later_second), bounded_exp2(-w * (LENGTH - block - BLOCK))
@@ -202,7 +205,7 @@ def gradients_kernel(
                 share = inverse(own + seconds[row] + before_second)
                 mean = tl.fma(own, value, firsts[row] + before_first) * share
                 if GATED:
-                    opening = _opening(gate, offset + (block + row) * step, block + row < left, WIDTH)
+                    opening = sigmoid(unpack(openings[row], gate, False, WIDTH))
                     closing = grads[block + row] * mean * (1.0 - opening)
                     tl.store(grad_gate + place + (block + row) * channels, closing, mask=block + row < written)
                 share *= grads[block + row]
@@ -234,6 +237,7 @@ def gradients_kernel(
                 tl.store(grad_k + place + (block + row) * channels, in_k, mask=block + row < written)
                 next_first = tl.fma(fade, next_first, shares[row])
                 next_second = tl.fma(fade, next_second, shares[row] * means[row])
+            openings = next_openings
         decay_sum = tl.fma(later_first, twice_first, decay_sum)
         decay_sum = tl.fma(-later_second, twice_second, decay_sum)
         per_image = 1.0 / tl.maximum(count, 1).to(tl.float32)

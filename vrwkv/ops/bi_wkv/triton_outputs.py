@@ -8,8 +8,8 @@ through each chunk from both sides.
 import triton
 import triton.language as tl
 
-from vrwkv.ops.bi_wkv.triton_channels import MINUS_LOG2_E, bounded_exp2, exp2, inverse, load_raw, unpack
-from vrwkv.ops.bi_wkv.triton_chunks import faded, load_rows, summarise, weight_of
+from vrwkv.ops.bi_wkv.triton_channels import MINUS_LOG2_E, bounded_exp2, exp2, inverse, unpack
+from vrwkv.ops.bi_wkv.triton_chunks import faded, load_block, load_rows, summarise, weight_of
 from vrwkv.ops.bi_wkv.triton_exchange import (
     distances,
     exchange_in_span,
@@ -83,7 +83,13 @@ def outputs_kernel(
         # By lanes, not channels: only what is written or left alone together is written as one word.
         steep = tl.max(tl.where(is_steep(w, u, count, SPAN, LENGTH, False), 1, 0), 2)
         written = tl.expand_dims(tl.where(steep > 0, 0, left), 2)
+        openings = ()
+        if GATED:
+            openings = load_block(gate, offset, step, left, 0, LENGTH, BLOCK, WIDTH)
         for block in tl.static_range(0, LENGTH, BLOCK):
+            next_openings = ()
+            if GATED:
+                next_openings = load_block(gate, offset, step, left, block + BLOCK, LENGTH, BLOCK, WIDTH)
             ahead_first, ahead_second = faded(
                 states[block // BLOCK], factor, (after_first, after_second), bounded_exp2(-w * (LENGTH - block - BLOCK))
             )
@@ -100,10 +106,10 @@ def outputs_kernel(
             for row in tl.static_range(BLOCK):
                 denominator = seconds[row] + before_second
                 if GATED:
-                    opening = load_raw(gate, offset + (block + row) * step, block + row < left, False, WIDTH)
-                    opening = unpack(opening, gate, False, WIDTH)
+                    opening = unpack(openings[row], gate, False, WIDTH)
                     denominator = tl.fma(denominator, exp2(opening * MINUS_LOG2_E), denominator)
                 output = (firsts[row] + before_first) * inverse(denominator)
                 tl.store(place + (block + row) * channels, output, mask=block + row < written)
                 before_first = tl.fma(fade, before_first, weighted[row])
                 before_second = tl.fma(fade, before_second, weights[row])
+            openings = next_openings
