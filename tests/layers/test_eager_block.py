@@ -5,15 +5,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from eager_blocks import GRID, module_by_module, tokens
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrizations, prune
 
-from vrwkv.layers import Block, block, eager_block, large_inputs
+from vrwkv.layers import Block, large_inputs
 from vrwkv.layers.packing import pack
 from vrwkv.ops.cpu_runtime import memory, threads
-
-GRID = (5, 7)
 
 
 def block_of(dim: int = 32, **options: object) -> Block:
@@ -22,25 +21,6 @@ def block_of(dim: int = 32, **options: object) -> Block:
     for parameter in made.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     return made
-
-
-def tokens(batch: int = 3, count: int = 35, dim: int = 32) -> Tensor:
-    return torch.randn(batch, count, dim, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The grids of blocks that were run as a whole."""
-    found: list[tuple[int, int]] = []
-    run = eager_block.run_block
-    monkeypatch.setattr(eager_block, "run_block", lambda parts, x, grid: found.append(grid) or run(parts, x, grid))
-    return found
-
-
-def module_by_module(made: Block, x: Tensor, grid: object) -> Tensor:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(block, "run_if_plain", lambda *_: None)
-        return made(x, grid)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +210,8 @@ def test_what_is_not_plain_is_called(change: Callable[[Block], None], runs: list
         {"formula": "published"},
         {"shift_pixel": 0},
         {"backend": "torch"},
-        {"mixer": "bi_wkv6"},
+        {"mixer": "bi_wkv6", "num_heads": 4},
+        {"mixer": "bi_wkv6", "key_norm": True},
         {"mlp_ratio": 1.25},
         {"dtype": torch.bfloat16},
     ],

@@ -19,7 +19,8 @@ LAYERS = {
     "block": lambda: Block(32, init_values=0.5, drop_path=0.1),
     "block, plain": lambda: Block(32, drop_path=0.1),
     "block, post norm": lambda: Block(32, post_norm=True),
-    "block6": lambda: Block(32, mixer="bi_wkv6"),
+    "block6": lambda: Block(32, mixer="bi_wkv6", init_values=0.5),
+    "block6, plain": lambda: Block(32, mixer="bi_wkv6"),
 }
 
 
@@ -66,7 +67,7 @@ def test_results_and_inputs_are_what_they_were(
         monkeypatch.setattr(large_inputs, "AT_ONCE", 20 * 80 * 4)
         torch.testing.assert_close(layer(x, GRID), expected)
     # Without a shift, the linear layers' input is the caller's own.
-    assert linears_called != plainly_called or name in ("spatial_mix, no shift", "block, plain")
+    assert linears_called != plainly_called or name in ("spatial_mix, no shift", "block, plain", "block6, plain")
     assert torch.equal(x, tokens())
 
 

@@ -12,9 +12,12 @@ from vrwkv.layers.hooks import has_global_hooks, has_own_hooks
 from vrwkv.layers.large_inputs import is_eager_inference
 from vrwkv.layers.packing import Grid
 from vrwkv.layers.spatial_mix import SpatialMix
+from vrwkv.layers.spatial_mix6 import DECAY_RANK, MIX_RANK, SpatialMix6
 from vrwkv.layers.token_shift import TokenShift
+from vrwkv.ops.bi_wkv6.cpu import LARGEST_HEAD
 from vrwkv.ops.cpu_runtime.refusal import refuse_cpu
 from vrwkv.ops.dispatch import ENVIRONMENT_VARIABLE
+from vrwkv.ops.shift_mix.settings import Norm, Shift
 
 if TYPE_CHECKING:
     from vrwkv.layers.block import Block
@@ -22,29 +25,47 @@ if TYPE_CHECKING:
 LANES = 16  # channels that the compiled loops take at once; they have no last block that overlaps here
 
 
-class PlainBlock(NamedTuple):
-    """Parameters and settings of a block.
+class PlainSpatial(NamedTuple):
+    """Parameters and settings of a `SpatialMix`; `shares` are of the token itself in each mixture."""
 
-    Attributes:
-        norm1, norm2: weight, bias and epsilon of the norms.
-        spatial_shares, channel_shares: share of the token itself in each mixture.
-        spatial_shift, channel_shift: distance and gamma.
-        key, value, receptance, output, decay, bonus: of the spatial mix.
-        channel_key, channel_value, channel_receptance: weights of the channel mix.
-    """
-
-    norm1: tuple[Tensor, Tensor, float]
-    spatial_shares: tuple[Tensor, ...]
-    spatial_shift: tuple[int, float]
+    shares: tuple[Tensor, ...]
+    shift: Shift
     key: Tensor
     value: Tensor
     receptance: Tensor
     output: Tensor
     decay: Tensor
     bonus: Tensor
-    norm2: tuple[Tensor, Tensor, float]
+
+
+class PlainSpatial6(NamedTuple):
+    """Parameters and settings of a `SpatialMix6`; shares are of the shifted token, `head_norm` has the norm's."""
+
+    first_share: Tensor
+    shares: tuple[Tensor, ...]
+    shift: Shift
+    mix_down: Tensor
+    mix_up: Tensor
+    decay: Tensor
+    decay_down: Tensor
+    decay_up: Tensor
+    receptance: Tensor
+    key: Tensor
+    value: Tensor
+    gate: Tensor
+    output: Tensor
+    bonus: Tensor
+    head_norm: Norm
+
+
+class PlainBlock(NamedTuple):
+    """Parameters and settings of a block; `channel_*` are of its channel mix, its shares those of the token itself."""
+
+    norm1: Norm
+    spatial: PlainSpatial | PlainSpatial6
+    norm2: Norm
     channel_shares: tuple[Tensor, ...]
-    channel_shift: tuple[int, float]
+    channel_shift: Shift
     channel_key: Tensor
     channel_value: Tensor
     channel_receptance: Tensor
@@ -60,8 +81,8 @@ class _NotPlainError(Exception):
 def run_if_plain(block: "Block", x: Tensor, grid: Grid) -> Tensor | None:
     """block(x, grid) by `eager_block`, or None where that cannot stand in for the modules.
 
-    It can in eager inference on the CPU in float32, for blocks of the plain Vision-RWKV with norms first, while
-    nothing has been hooked, replaced or wrapped, and no other backend has been asked for.
+    It can in eager inference on the CPU in float32, for blocks of the plain Vision-RWKV and VRWKV6 with norms first,
+    while nothing has been hooked, replaced or wrapped, and no other backend has been asked for.
     """
     if type(x) is not Tensor or type(grid) is not tuple or not is_eager_inference(x) or not _fits(x, grid):
         return None
@@ -90,31 +111,68 @@ def _parts(block: "Block", channels: int) -> PlainBlock:
         drop = _checked(modules[drop_path], DropPath)
         if drop.training and drop.drop_prob:
             raise _NotPlainError
-    spatial, channel = _mix(modules["spatial_mix"], SpatialMix), _mix(modules["channel_mix"], ChannelMix)
-    if block.post_norm or not spatial.follows_paper:
+    channel = _mix(modules["channel_mix"], ChannelMix)
+    if block.post_norm:
         raise _NotPlainError
-    square = (channels, channels)
+    spatial = _spatial6 if type(modules["spatial_mix"]) is SpatialMix6 else _spatial
     channel_key = _parameter(channel._modules["key"])
     hidden_channels = len(channel_key)
     if hidden_channels % LANES or channel_key.shape != (hidden_channels, channels):
         raise _NotPlainError
-    decay, bonus = _vectors(spatial, ("decay", "bonus"), channels)
     return PlainBlock(
         norm1=_norm(modules["norm1"], channels),
-        spatial_shares=_vectors(spatial, ("mix_k", "mix_v", "mix_r"), channels),
-        spatial_shift=_shift(spatial),
-        key=_weight(spatial, "key", square),
-        value=_weight(spatial, "value", square),
-        receptance=_weight(spatial, "receptance", square),
-        output=_weight(spatial, "output", square),
-        decay=decay,
-        bonus=bonus,
+        spatial=spatial(modules["spatial_mix"], channels),
         norm2=_norm(modules["norm2"], channels),
         channel_shares=_vectors(channel, ("mix_k", "mix_r"), channels),
-        channel_shift=_shift(channel),
+        channel_shift=_shift(channel, channels),
         channel_key=channel_key,
         channel_value=_weight(channel, "value", (channels, hidden_channels)),
-        channel_receptance=_weight(channel, "receptance", square),
+        channel_receptance=_weight(channel, "receptance", (channels, channels)),
+    )
+
+
+def _spatial(module: nn.Module | None, channels: int) -> PlainSpatial:
+    mix = _mix(module, SpatialMix)
+    if not mix.follows_paper:
+        raise _NotPlainError
+    square = (channels, channels)
+    decay, bonus = _vectors(mix, ("decay", "bonus"), channels)
+    return PlainSpatial(
+        shares=_vectors(mix, ("mix_k", "mix_v", "mix_r"), channels),
+        shift=_shift(mix, channels),
+        key=_weight(mix, "key", square),
+        value=_weight(mix, "value", square),
+        receptance=_weight(mix, "receptance", square),
+        output=_weight(mix, "output", square),
+        decay=decay,
+        bonus=bonus,
+    )
+
+
+def _spatial6(module: nn.Module | None, channels: int) -> PlainSpatial6:
+    mix = _mix(module, SpatialMix6)
+    head_channels, square = channels // max(mix.num_heads, 1), (channels, channels)
+    bonus = _tensor(mix, "bonus", (mix.num_heads, head_channels))
+    if head_channels % LANES or head_channels > LARGEST_HEAD or not bonus.is_contiguous():
+        raise _NotPlainError
+    first_share, decay = _vectors(mix, ("mix_x", "decay"), channels)
+    weight, bias = _vectors(_checked(mix._modules["head_norm"], nn.GroupNorm), ("weight", "bias"), channels)
+    return PlainSpatial6(
+        first_share=first_share,
+        shares=_vectors(mix, ("mix_w", "mix_k", "mix_v", "mix_r", "mix_g"), channels),
+        shift=_shift(mix, channels),
+        mix_down=_tensor(mix, "mix_down", (channels, 5 * MIX_RANK)),
+        mix_up=_tensor(mix, "mix_up", (5, MIX_RANK, channels)),
+        decay=decay,
+        decay_down=_tensor(mix, "decay_down", (channels, DECAY_RANK)),
+        decay_up=_tensor(mix, "decay_up", (DECAY_RANK, channels)),
+        receptance=_weight(mix, "receptance", square),
+        key=_weight(mix, "key", square),
+        value=_weight(mix, "value", square),
+        gate=_weight(mix, "gate", square),
+        output=_weight(mix, "output", square),
+        bonus=bonus,
+        head_norm=Norm(weight, bias, mix.norm_eps),
     )
 
 
@@ -133,17 +191,19 @@ def _mix(module: nn.Module | None, kind: type[Any]) -> Any:
     return mix
 
 
-def _norm(module: nn.Module | None, channels: int) -> tuple[Tensor, Tensor, float]:
+def _norm(module: nn.Module | None, channels: int) -> Norm:
     norm = _checked(module, nn.LayerNorm)
     weight, bias = _vectors(norm, ("weight", "bias"), channels)
-    return weight, bias, norm.eps
+    return Norm(weight, bias, norm.eps)
 
 
-def _shift(mix: nn.Module) -> tuple[int, float]:
+def _shift(mix: nn.Module, channels: int) -> Shift:
     shift = _checked(mix._modules["token_shift"], TokenShift)
-    if shift.num_heads != 1 or shift.shift_pixel < 1 or not 0 <= shift.channel_gamma <= 0.25:
+    if shift.num_heads < 1 or channels % shift.num_heads:
         raise _NotPlainError
-    return shift.shift_pixel, shift.channel_gamma
+    if shift.shift_pixel < 1 or not 0 <= shift.channel_gamma <= 0.25:
+        raise _NotPlainError
+    return Shift(shift.shift_pixel, shift.channel_gamma, shift.num_heads)
 
 
 def _vectors(module: nn.Module, names: tuple[str, ...], channels: int) -> tuple[Tensor, ...]:
@@ -161,6 +221,13 @@ def _weight(mix: nn.Module, name: str, shape: tuple[int, int]) -> Tensor:
     if weight.shape != shape:
         raise _NotPlainError
     return weight
+
+
+def _tensor(module: nn.Module, name: str, shape: tuple[int, ...]) -> Tensor:
+    tensor = module._parameters.get(name)
+    if not _is_plain(tensor) or tensor.shape != shape:
+        raise _NotPlainError
+    return tensor
 
 
 def _parameter(module: nn.Module | None) -> Tensor:

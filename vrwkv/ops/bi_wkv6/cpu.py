@@ -86,12 +86,22 @@ def _states(inputs: _Inputs, rows: Tensor, columns: Tensor) -> Tensor | None:
 def _forward(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     if v.shape[3] > LARGEST_HEAD:
         return portable_forward(r, k, v, w, u, cu_seqlens)
+    inputs = _Inputs(r, k, v, w, u, cu_seqlens)
+    y = empty_result(inputs.v.shape, inputs.v.dtype)
+    _write_outputs(inputs, y)
+    return inputs.unpad(y, v.dtype)
+
+
+def write_outputs(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, y: Tensor) -> None:
+    """Bi-WKV6 of (B, T, H, N) into `y`: all contiguous float32, N a multiple of 16 and at most LARGEST_HEAD."""
+    _write_outputs(_Inputs(r, k, v, w, u, None), y)
+
+
+def _write_outputs(inputs: _Inputs, y: Tensor) -> None:
     from vrwkv.ops.bi_wkv6 import cpu_forward as loops
     from vrwkv.ops.bi_wkv6.cpu_plan import CHUNK
 
-    inputs = _Inputs(r, k, v, w, u, cu_seqlens)
     plan, size = inputs.plan, inputs.size
-    y = empty_result(inputs.v.shape, inputs.v.dtype)
     chunks = -(-plan.longest // CHUNK)
     scratch, scratch_bytes = inputs.scratch(size * size + (2 * size + CHUNK) * CHUNK + chunks * (4 * CHUNK + 1) * size)
     loops.write_outputs(
@@ -99,7 +109,6 @@ def _forward(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: 
         _states(inputs, inputs.k, inputs.v), scratch, scratch_bytes, inputs.items, inputs.workers, inputs.heads, size,
         inputs.storage, inputs.w_storage, elements=inputs.work,
     )  # fmt: skip
-    return inputs.unpad(y, v.dtype)
 
 
 def _backward(

@@ -40,15 +40,19 @@ def _sizes(y: Tensor, num_heads: int, eps: float, tokens_per_task: int) -> tuple
 
 
 def _forward(y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, num_heads: int, eps: float) -> Tensor:
+    out = empty_result(y.shape, y.dtype)
+    write_gated(y, gate, weight.float().contiguous(), bias.float().contiguous(), num_heads, eps, out)
+    return out
+
+
+def write_gated(y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, num_heads: int, eps: float, out: Tensor) -> None:
+    """The same into `out`, which may be `y` or `gate`; all contiguous, weight and bias float32."""
     from vrwkv.ops.head_norm_gate.cpu_loops import write_output
 
-    out = empty_result(y.shape, y.dtype)
     sizes = _sizes(y, num_heads, eps, 16)
     write_output(
-        -(-sizes[0] // 16), y, gate, weight.float().contiguous(), bias.float().contiguous(), out, *sizes,
-        elements=y.numel(),
+        -(-sizes[0] // 16), y, gate, weight, bias, out, *sizes, elements=y.numel(),
     )  # fmt: skip
-    return out
 
 
 class _HeadNormGate(torch.autograd.Function):
