@@ -1,5 +1,6 @@
 """The Triton backend of bi_wkv where the contract of all backends does not look: chunks, programs, steep sums."""
 
+import importlib
 import math
 import runpy
 from typing import Any
@@ -180,6 +181,7 @@ def test_one_large_image_keeps_a_gpu_busy(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_operator_keeps_its_promises() -> None:
     inputs = drawn(SHORT.span + 1, batch=1)
+    importlib.import_module("vrwkv.ops.bi_wkv.triton")  # which registers it
     torch.library.opcheck(
         torch.ops.vrwkv.bi_wkv_triton.default,
         (*(x.requires_grad_() for x in inputs), None),

@@ -14,12 +14,19 @@ def resample_position_embedding(embedding: Tensor, old_grid: tuple[int, int], ne
     # A symbolic grid of torch.export is no int and is never compared: equal at the traced size says nothing of others.
     if isinstance(new_grid[0], int) and isinstance(new_grid[1], int) and old_grid == new_grid:
         return embedding
-    if not torch.jit.is_scripting() and not exporting():
-        return _resample_by_products(embedding, old_grid, new_grid)
+    if not torch.jit.is_scripting():  # noqa: SIM102 (the scripting compiler wants the question alone)
+        if _has_products(embedding):
+            return _resample_by_products(embedding, old_grid, new_grid)
     maps = embedding.unflatten(1, old_grid).permute(0, 3, 1, 2)
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     maps = F.interpolate(maps, size=new_grid, mode="bicubic", align_corners=False)
     return maps.permute(0, 2, 3, 1).flatten(1, 2).to(embedding.dtype)
+
+
+@torch.jit.unused
+def _has_products(embedding: Tensor) -> bool:
+    """Whether small products may be used: exported files hold fewer operators without, and "meta" has no autocast."""
+    return not exporting() and torch.amp.is_autocast_available(embedding.device.type)
 
 
 @torch.jit.unused

@@ -122,7 +122,7 @@ def _steep_launch(
     images = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
     items = images * -(-channels // STEEP_LANES)
     programs, blocks = min(items, STEEP_PROGRAMS), -(-tokens // STEEP_BLOCK)
-    borders = k.new_empty((programs, kinds, blocks, 3, STEEP_LANES), dtype=torch.float32)
+    borders = k.new_empty((programs, kinds, blocks, 4, STEEP_LANES), dtype=torch.float32)
     options: dict[str, Any] = {
         "ALL": triton.next_power_of_2(channels),
         "SPAN": span.span,

@@ -13,6 +13,7 @@ from vrwkv.ops.triton_runtime import PTX
 
 NATIVE = tl.constexpr(PTX)
 LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
 MINUS_LOG2_E = tl.constexpr(-1.4426950408889634)
 TWO_MINUS_INFINITIES = {"bf16": tl.constexpr(0xFF80FF80 - 2**32), "fp16": tl.constexpr(0xFC00FC00 - 2**32)}
 BFLOAT16_NOTHING = TWO_MINUS_INFINITIES["bf16"]

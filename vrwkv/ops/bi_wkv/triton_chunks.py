@@ -38,8 +38,8 @@ def load_block(
 
 @triton.jit
 def weight_of(raw, k, scale, WIDTH: tl.constexpr):
-    """e^key at a scale (a logarithm to base 2)."""
-    return exp2(unpack(raw, k, True, WIDTH) * LOG2_E - scale)
+    """e^(key - scale): subtracted first, since keys of 1e4 times anything leave few digits behind the point."""
+    return exp2((unpack(raw, k, True, WIDTH) - scale) * LOG2_E)
 
 
 @triton.jit
@@ -67,13 +67,13 @@ def summarise(
     power = nothing + 1.0
     states = ()
     for walked in tl.static_range(0, LENGTH, BLOCK):
-        logarithms = ()
+        own = ()
         largest = scale
         for step in tl.static_range(walked, walked + BLOCK):
-            logarithm = unpack(keys[step if FORWARDS else LENGTH - 1 - step], k, False, WIDTH) * LOG2_E
-            logarithms = logarithms + (logarithm,)  # noqa: RUF005
-            largest = tl.maximum(largest, logarithm)
-        factor = exp2(scale - largest)
+            key = unpack(keys[step if FORWARDS else LENGTH - 1 - step], k, False, WIDTH)
+            own = own + (key,)  # noqa: RUF005
+            largest = tl.maximum(largest, key)
+        factor = exp2((scale - largest) * LOG2_E)
         scale = largest
         first *= factor
         second *= factor
@@ -84,7 +84,7 @@ def summarise(
             rescaled = rescaled + ((states[state][0] * factor, states[state][1] * factor),)  # noqa: RUF005
         states = rescaled + ((first, second),) if FORWARDS else ((first, second),) + rescaled  # noqa: RUF005
         for step in tl.static_range(BLOCK):
-            weight = exp2(logarithms[step] - scale)
+            weight = exp2((own[step] - scale) * LOG2_E)
             weighted = weight * unpack(
                 values[walked + step if FORWARDS else LENGTH - 1 - walked - step], v, False, WIDTH
             )

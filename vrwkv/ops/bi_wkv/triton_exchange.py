@@ -1,16 +1,16 @@
 # mypy: ignore-errors
 """How sums reach other chunks and other spans in Bi-WKV's Triton kernels.
 
-Chunks of a span exchange sums in registers. Spans of an image do so through `totals` (spans, 5, C) int32, floats' bits:
-the logarithm of their scale, the sums right after the span and those right before it, two each. Spans may be written in
-an earlier launch or, where all programs of an image run at the same time, in the same one: every number then stands for
-itself, and is there as soon as it is not UNWRITTEN.
+Chunks of a span exchange sums in registers. Spans of an image do so through `totals` (spans, 5, C) int32, floats'
+bits: the natural logarithm of their scale, the sums right after the span and those right before it, two each. Spans may
+be written in an earlier launch or, where all programs of an image run at the same time, in the same one: every number
+then stands for itself, and is there as soon as it is not UNWRITTEN.
 """
 
 import triton
 import triton.language as tl
 
-from vrwkv.ops.bi_wkv.triton_channels import bounded_exp2, exp2, store_channels
+from vrwkv.ops.bi_wkv.triton_channels import LN_2, LOG2_E, bounded_exp2, exp2, load_channels, store_channels
 
 NOTHING = tl.constexpr(-1e30)  # scale of an empty sum: finite, so that the difference of two of them is 0 and not NaN
 UNWRITTEN_BITS = 0x7FABCDEF  # a NaN that no arithmetic makes
@@ -125,16 +125,18 @@ def _unwritten(a, b, c):
 
 @triton.jit
 def from_other_spans(
-    totals, first_slot, span, spans, channels, lane, exists, w, own_scale, growth,
+    totals, first_slot, span, spans, channels, lane, exists, decay, count, own_scale, growth,
     SPAN: tl.constexpr, TOGETHER: tl.constexpr, WIDTH: tl.constexpr, ADJOINT: tl.constexpr,
 ):  # fmt: skip
     """A scale at which no weight of the span or of others exceeds 1, and the others' sums before and after the span.
 
     ADJOINT: sums of 1 / weights, at the negative of their scales; `own_scale` then stays as it is, since they are
-    multiplied with weights at that scale.
+    multiplied with weights at that scale. Exponents are float64: over an image, weights may grow by e^100 and more.
     """
+    w = load_channels(decay, lane, exists, WIDTH).to(tl.float64) * LOG2_E / tl.maximum(count, 1).to(tl.float64)
+    nothing = tl.zeros_like(own_scale)
     place = totals + first_slot.to(tl.int64) * 5 * channels
-    before_first, before_second, after_first, after_second = w * 0.0, w * 0.0, w * 0.0, w * 0.0
+    before_first, before_second, after_first, after_second = nothing, nothing, nothing, nothing
     scale = own_scale
     for start in range(0, spans, TOGETHER):
         other = start + tl.arange(0, TOGETHER)[:, None]
@@ -148,21 +150,23 @@ def from_other_spans(
             scale_bits = _read(at, chosen, WIDTH)
             first_bits, second_bits = _read(sums, chosen, WIDTH), _read(sums + channels, chosen, WIDTH)
         distance = (tl.where(earlier, span - 1 - other, other - span - 1) * SPAN).to(tl.float32)
-        far = w * tl.expand_dims(distance, 2)
+        far = w * tl.expand_dims(distance, 2).to(tl.float64)
         chosen, earlier = tl.expand_dims(chosen, 2), tl.expand_dims(earlier, 2)
         other_scale = scale_bits.to(tl.float32, bitcast=True)
         if ADJOINT:
-            gain = tl.where(chosen, exp2(scale - other_scale - far), 0.0)
+            exponent = (scale.to(tl.float64) - other_scale) * LOG2_E - far
+            gain = tl.where(chosen, exp2(exponent.to(tl.float32)), 0.0)
         else:
-            other_scale = tl.where(chosen, other_scale - far, NOTHING)
-            common = tl.maximum(scale, largest_of_rows(other_scale) + growth)
-            keep = exp2(scale - common)
+            other_scale = tl.where(chosen, other_scale, NOTHING)
+            common = tl.maximum(scale, largest_of_rows((other_scale - far * LN_2).to(tl.float32)) + growth)
+            keep = exp2((scale - common) * LOG2_E)
             before_first *= keep
             before_second *= keep
             after_first *= keep
             after_second *= keep
             scale = common
-            gain = exp2(other_scale - scale)
+            exponent = (other_scale.to(tl.float64) - scale) * LOG2_E - far
+            gain = exp2(exponent.to(tl.float32))
         first = gain * first_bits.to(tl.float32, bitcast=True)
         second = gain * second_bits.to(tl.float32, bitcast=True)
         a, b, c, d = over_rows(

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 
 from vrwkv.ops.bi_wkv.triton_channels import (
+    LN_2,
+    LOG2_E,
     bounded_exp2,
     exp2,
     inverse,
@@ -112,7 +114,7 @@ def gradients_kernel(
     w, u, fade, own_factor = channel_parameters(decay, bonus, lane, exists, count, WIDTH)
     here = tl.minimum(count - span * SPAN, SPAN)
     chunks = (here + LENGTH - 1) // LENGTH
-    growth = tl.maximum(-w, 0.0) * tl.minimum(count, SPAN).to(tl.float32)
+    growth = tl.maximum(-w, 0.0) * here.to(tl.float32) * LN_2
     first_token = chunk * LENGTH
     left = tl.where(exists, here - first_token, 0)
     start = (image_first + span * SPAN) * channels
@@ -133,7 +135,7 @@ def gradients_kernel(
         keys, values, k, v, fade, nothing, LENGTH, BLOCK, WIDTH, True
     )
     own_scale = largest_of_rows(chunk_scale) + growth
-    factor = exp2(chunk_scale - own_scale)
+    factor = exp2((chunk_scale - own_scale) * LOG2_E)
     to_last, to_first, from_last, from_first = distances(w, chunk, chunks, LENGTH)
     before_first, before_second, after_first, after_second, _, _, _, _ = exchange_in_span(
         end_first * factor, end_second * factor, start_first * factor, start_second * factor,
@@ -142,15 +144,15 @@ def gradients_kernel(
     scale = own_scale
     if SENDS or RECEIVES:
         scale, a, b, c, d = from_other_spans(
-            totals, first_slot, span, spans, channels, lane, exists, w, own_scale, growth,
+            totals, first_slot, span, spans, channels, lane, exists, decay, count, own_scale, growth,
             SPAN, TOGETHER, WIDTH, False,
         )  # fmt: skip
-        own = exp2(own_scale - scale)
+        own = exp2((own_scale - scale) * LOG2_E)
         before_first = before_first * own + to_first * a
         before_second = before_second * own + to_first * b
         after_first = after_first * own + to_last * c
         after_second = after_second * own + to_last * d
-    factor = exp2(chunk_scale - scale)
+    factor = exp2((chunk_scale - scale) * LOG2_E)
     end_first, end_second, start_first, start_second, ends = _summarise_adjoint(
         keys, values, grads, k, v, scale, factor, fade, own_factor, w, nothing, states,
         (before_first, before_second), (after_first, after_second), LENGTH, BLOCK, WIDTH,
@@ -162,7 +164,7 @@ def gradients_kernel(
         publish(adjoint_totals, slot, channels, lane, exists, chunk, scale, a, b, c, d, CHUNKS, WIDTH)
     if RECEIVES:
         _, a, b, c, d = from_other_spans(
-            adjoint_totals, first_slot, span, spans, channels, lane, exists, w, scale, growth,
+            adjoint_totals, first_slot, span, spans, channels, lane, exists, decay, count, scale, growth,
             SPAN, TOGETHER, WIDTH, True,
         )  # fmt: skip
         past_first += to_first * a

@@ -8,7 +8,7 @@ through each chunk from both sides.
 import triton
 import triton.language as tl
 
-from vrwkv.ops.bi_wkv.triton_channels import MINUS_LOG2_E, bounded_exp2, exp2, inverse, unpack
+from vrwkv.ops.bi_wkv.triton_channels import LN_2, LOG2_E, MINUS_LOG2_E, bounded_exp2, exp2, inverse, unpack
 from vrwkv.ops.bi_wkv.triton_chunks import faded, load_block, load_rows, summarise, weight_of
 from vrwkv.ops.bi_wkv.triton_exchange import (
     distances,
@@ -40,7 +40,7 @@ def outputs_kernel(
     w, u, fade, own_factor = channel_parameters(decay, bonus, lane, exists, count, WIDTH)
     here = tl.minimum(count - span * SPAN, SPAN)
     chunks = (here + LENGTH - 1) // LENGTH
-    growth = tl.maximum(-w, 0.0) * tl.minimum(count, SPAN).to(tl.float32)
+    growth = tl.maximum(-w, 0.0) * here.to(tl.float32) * LN_2
     first_token = chunk * LENGTH
     left = tl.where(exists, here - first_token, 0)
     start = (image_first + span * SPAN) * channels
@@ -57,7 +57,7 @@ def outputs_kernel(
         keys, values, k, v, fade, nothing, LENGTH, BLOCK, WIDTH, False
     )
     own_scale = largest_of_rows(chunk_scale) + growth
-    factor = exp2(chunk_scale - own_scale)
+    factor = exp2((chunk_scale - own_scale) * LOG2_E)
     to_last, to_first, from_last, from_first = distances(w, chunk, chunks, LENGTH)
     before_first, before_second, after_first, after_second, a, b, c, d = exchange_in_span(
         end_first * factor, end_second * factor, start_first * factor, start_second * factor,
@@ -68,16 +68,16 @@ def outputs_kernel(
     scale = own_scale
     if RECEIVES:
         scale, a, b, c, d = from_other_spans(
-            totals, first_slot, span, spans, channels, lane, exists, w, own_scale, growth,
+            totals, first_slot, span, spans, channels, lane, exists, decay, count, own_scale, growth,
             SPAN, TOGETHER, WIDTH, False,
         )  # fmt: skip
-        own = exp2(own_scale - scale)
+        own = exp2((own_scale - scale) * LOG2_E)
         before_first = before_first * own + to_first * a
         before_second = before_second * own + to_first * b
         after_first = after_first * own + to_last * c
         after_second = after_second * own + to_last * d
     if RECEIVES or not SENDS:
-        factor = exp2(chunk_scale - scale)
+        factor = exp2((chunk_scale - scale) * LOG2_E)
         channel = WIDTH * tl.expand_dims(lane, 2) + tl.arange(0, WIDTH)[None, None, :]
         place = y + tl.expand_dims(first_token * channels, 2) + channel
         # By lanes, not channels: only what is written or left alone together is written as one word.

@@ -2,8 +2,9 @@
 """States that are right for any decay, bonus and key: the scale of the sums moves with every token.
 
 A state is (scale, first, second): the sums 2^scale · (first, second) of weighted tokens, (values, 1) of sources or
-(g / D, g y / D) of targets. Weights and decays are logarithms to base 2. A step takes two powers, so that these states
-are left to the channels for which plain sums are wrong.
+(g / D, g y / D) of targets. Weights and decays are logarithms to base 2. Scales are float64: they grow with the image,
+and powers of them are taken. A step takes two powers, so that these states are left to the channels for which plain
+sums are wrong.
 """
 
 import triton
@@ -16,7 +17,14 @@ from vrwkv.ops.bi_wkv.triton_exchange import NOTHING
 @triton.jit
 def empty_state(like):
     """The sum of no tokens."""
-    return like * 0.0 + NOTHING, like * 0.0, like * 0.0
+    nothing = like.to(tl.float32) * 0.0
+    return (nothing + NOTHING).to(tl.float64), nothing, nothing
+
+
+@triton.jit
+def power(exponent):
+    """2^exponent in float32."""
+    return tl.exp2(exponent.to(tl.float32))
 
 
 @triton.jit
@@ -24,7 +32,7 @@ def passed(state, decay, weight, first, second):
     """The state one token further on, with that token."""
     faded = state[0] - decay
     common = tl.maximum(faded, weight)
-    keep, gain = tl.exp2(faded - common), tl.exp2(weight - common)
+    keep, gain = power(faded - common), power(weight - common)
     return common, keep * state[1] + gain * first, keep * state[2] + gain * second
 
 
@@ -53,7 +61,7 @@ def mean(before, after, key, value, bonus, valid):
     """Mean of the values around and at a token; -log of its denominator, as a weight; the token's share of its mean."""
     own_scale = key + bonus
     scale = tl.maximum(tl.maximum(before[0], after[0]), own_scale)
-    past, future, own = tl.exp2(before[0] - scale), tl.exp2(after[0] - scale), tl.exp2(own_scale - scale)
+    past, future, own = power(before[0] - scale), power(after[0] - scale), power(own_scale - scale)
     denominator = past * before[2] + future * after[2] + own
     numerator = past * before[1] + future * after[1] + own * value
     weight = tl.where(valid, -scale - tl.log2(denominator), NOTHING)
@@ -63,29 +71,33 @@ def mean(before, after, key, value, bonus, valid):
 @triton.jit
 def weighed(state, weight):
     """Both sums of a state, multiplied by a weight."""
-    factor = tl.exp2(weight + state[0])
+    factor = power(weight + state[0])
     return factor * state[1], factor * state[2]
 
 
 @triton.jit
 def crossing(state, adjoint, decay):
     """What passes from sources on one side of a token to targets on its other side."""
-    return tl.exp2(state[0] + adjoint[0] - decay) * (state[1] * adjoint[1] - state[2] * adjoint[2])
+    return power(state[0] + adjoint[0] - decay) * (state[1] * adjoint[1] - state[2] * adjoint[2])
 
 
 @triton.jit
 def keep_state(borders, index, lanes, state):
-    """Put a state aside in `borders` (…, 3, lanes) float32."""
-    tl.store(borders + 3 * index * lanes, state[0])
-    tl.store(borders + 3 * index * lanes + lanes, state[1])
-    tl.store(borders + 3 * index * lanes + 2 * lanes, state[2])
+    """Put a state aside in `borders` (…, 4, lanes) float32, its scale in two parts."""
+    place = borders + 4 * index * lanes
+    coarse = state[0].to(tl.float32)
+    tl.store(place, coarse)
+    tl.store(place + lanes, (state[0] - coarse).to(tl.float32))
+    tl.store(place + 2 * lanes, state[1])
+    tl.store(place + 3 * lanes, state[2])
 
 
 @triton.jit
 def kept_state(borders, index, lanes):
     """What `keep_state` put aside; between the two stands a barrier, since threads may hold other lanes."""
-    place = borders + 3 * index * lanes
-    return tl.load(place), tl.load(place + lanes), tl.load(place + 2 * lanes)
+    place = borders + 4 * index * lanes
+    scale = tl.load(place).to(tl.float64) + tl.load(place + lanes)
+    return scale, tl.load(place + 2 * lanes), tl.load(place + 3 * lanes)
 
 
 @triton.jit
@@ -113,5 +125,5 @@ def ones(like, COUNT: tl.constexpr):
     """What every token adds to a denominator."""
     rows = ()
     for row in tl.static_range(COUNT):  # noqa: B007
-        rows = rows + (like * 0.0 + 1.0,)  # noqa: RUF005
+        rows = rows + (like.to(tl.float32) * 0.0 + 1.0,)  # noqa: RUF005
     return rows

@@ -2,13 +2,14 @@
 """Bi-WKV of steep channels (`is_steep`), which plain sums over a span are not right for: any decay, slowly.
 
 A program walks through a whole image, one channel a lane, with states that `triton_states` describes. Those between
-blocks of tokens are put aside in `borders` (programs, kinds, blocks, 3, LANES) float32 and met again on the way back.
+blocks of tokens are put aside in `borders` (programs, kinds, blocks, 4, LANES) float32 and met again on the way back.
 Where no channel is steep, as in all models known to us, a program looks at decay and bonus and ends.
 """
 
 import triton
 import triton.language as tl
 
+from vrwkv.ops.bi_wkv.triton_channels import LOG2_E
 from vrwkv.ops.bi_wkv.triton_programs import is_steep, per_token
 from vrwkv.ops.bi_wkv.triton_states import (
     crossing,
@@ -30,14 +31,14 @@ from vrwkv.ops.bi_wkv.triton_states import (
 def _steep_channels(
     decay, bonus, channel, channels, count, SPAN: tl.constexpr, LENGTH: tl.constexpr, CROSSING: tl.constexpr
 ):  # fmt: skip
-    """w and u of channels, and which of them are steep."""
+    """w and u of channels in float64, and which of them are steep, as the other kernels see it."""
     exists = channel < channels
-    w, u = per_token(
-        tl.load(decay + channel, mask=exists, other=0.0).to(tl.float32),
-        tl.load(bonus + channel, mask=exists, other=0.0).to(tl.float32),
-        count,
-    )
-    return w, u, exists & is_steep(w, u, count, SPAN, LENGTH, CROSSING)
+    decays = tl.load(decay + channel, mask=exists, other=0.0).to(tl.float32)
+    bonuses = tl.load(bonus + channel, mask=exists, other=0.0).to(tl.float32)
+    w, u = per_token(decays, bonuses, count)
+    steep = exists & is_steep(w, u, count, SPAN, LENGTH, CROSSING)
+    tokens = count * 1.0
+    return decays.to(tl.float64) * LOG2_E / tokens, bonuses.to(tl.float64) * LOG2_E / tokens, steep
 
 
 @triton.jit
@@ -105,7 +106,7 @@ def steep_outputs_kernel(
     With a WIDTH of 2, of both channels of a pair in which one is steep: `outputs_kernel` leaves out whole pairs.
     """
     if _any_steep(decay, bonus, tokens, channels, ALL, SPAN, LENGTH, False, PACKED):
-        kept = borders + tl.program_id(0).to(tl.int64) * blocks * 3 * LANES + tl.arange(0, LANES)
+        kept = borders + tl.program_id(0).to(tl.int64) * blocks * 4 * LANES + tl.arange(0, LANES)
         for item in range(tl.program_id(0), items, tl.num_programs(0)):
             _image, image_first, count, channel = _locate(images, item, tokens, channels, LANES, PACKED)
             w, u, steep = _steep_channels(decay, bonus, channel, channels, count, SPAN, LENGTH, False)
@@ -173,7 +174,7 @@ def steep_gradients_kernel(
     `partials` (images, 2, C) is only written where channels are steep.
     """
     if _any_steep(decay, bonus, tokens, channels, ALL, SPAN, LENGTH, True, PACKED):
-        kept = borders + tl.program_id(0).to(tl.int64) * blocks * 9 * LANES + tl.arange(0, LANES)
+        kept = borders + tl.program_id(0).to(tl.int64) * blocks * 12 * LANES + tl.arange(0, LANES)
         for item in range(tl.program_id(0), items, tl.num_programs(0)):
             image, image_first, count, channel = _locate(images, item, tokens, channels, LANES, PACKED)
             w, u, steep = _steep_channels(decay, bonus, channel, channels, count, SPAN, LENGTH, True)
@@ -209,7 +210,7 @@ def _write_steep_gradients(
         targets = _targets(grad, gate, block * BLOCK, left, channels, u, past, after, weights, values, BLOCK, GATED)
         adjoint_before = states_before(adjoint_before, w, targets[2], targets[3], targets[4], BLOCK)[1]
     tl.debug_barrier()
-    decay_sum, bonus_sum = w * 0.0, w * 0.0
+    _, decay_sum, bonus_sum = empty_state(w)
     adjoint_after = empty_state(w)
     for back in range(0, here):
         block = here - 1 - back
