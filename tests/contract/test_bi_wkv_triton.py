@@ -3,6 +3,7 @@
 import importlib
 import math
 import runpy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -177,6 +178,19 @@ def test_one_large_image_keeps_a_gpu_busy(monkeypatch: pytest.MonkeyPatch) -> No
         # The backward pass reads the sums of the forward pass's spans.
         assert (long.span, short.span) == (sizes["LONG"].span, sizes["SHORT"].span)
         assert long.length % long.block == short.length % short.block == 0
+
+
+def test_only_few_programs_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of those that a GPU surely runs together; in the interpreter, which runs one at a time, none."""
+    launches = importlib.import_module("vrwkv.ops.bi_wkv.triton")
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(multi_processor_count=132))
+    monkeypatch.setattr(launches, "INTERPRETED", True)
+    assert not launches._runs_at_once(1, gpu)
+    monkeypatch.setattr(launches, "INTERPRETED", False)
+    assert launches._runs_at_once(33, gpu)
+    assert not launches._runs_at_once(34, gpu)
+    assert not launches._runs_at_once(1, torch.device("xpu", 0))
 
 
 def test_operator_keeps_its_promises() -> None:

@@ -1,6 +1,6 @@
 """Bi-WKV in Triton: spans of tokens in parallel, each read once, float32 sums.
 
-Forward: one launch (triton_outputs.py), in which a program holds a span of 256 or 512 tokens of 16 channels in
+Forward: one launch (triton_outputs.py), in which a program holds a span of 256 or 384 tokens of 16 channels in
 registers. The spans of a longer image hand their sums to each other while they run (triton_exchange.py); where an image
 has more spans than certainly run at the same time, two launches do. Backward likewise (triton_gradients.py). What plain
 sums over a span are not right for is left to a second kernel (triton_steep.py), which looks at the parameters and
@@ -47,11 +47,14 @@ def _has_pairs(*tensors: Tensor) -> bool:
 
 
 def _runs_at_once(programs: int, device: torch.device) -> bool:
-    """Whether so many programs that are started one after the other are certainly running together: one on each
-    multiprocessor, of which a GPU has room for two."""
+    """Whether so many programs that are started one after the other are certainly running together.
+
+    A multiprocessor has room for two or more, so that even eight such launches at the same time, from streams of their
+    own, leave one of them as many places as it needs.
+    """
     if INTERPRETED or device.type != "cuda":
         return False
-    return programs <= int(torch.cuda.get_device_properties(device).multi_processor_count)
+    return 4 * programs <= int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @dataclass(frozen=True)
