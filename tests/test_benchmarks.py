@@ -53,9 +53,9 @@ class Spoiled:
 @pytest.mark.parametrize(
     ("kernel", "argument", "damage", "message"),
     [
-        ("write_outputs_kernel", 3, 0.1, "output is off by"),
-        ("write_outputs_kernel", 3, None, "output is off by nan"),
-        ("write_gradients_kernel", 4, 0.1, "gradient in k is off by"),
+        ("outputs_kernel", 3, 0.1, "output is off by"),
+        ("outputs_kernel", 3, None, "output is off by nan"),
+        ("gradients_kernel", 4, 0.1, "gradient in k is off by"),
     ],
     ids=["output", "unwritten", "gradient"],
 )
