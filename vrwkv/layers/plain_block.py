@@ -185,7 +185,7 @@ def _checked(module: nn.Module | None, kind: type[Any]) -> Any:
 
 def _mix(module: nn.Module | None, kind: type[Any]) -> Any:
     mix = _checked(module, kind)
-    if mix.backend not in _OUR_BACKENDS:
+    if mix.backend not in _OUR_BACKENDS or "_decays" in mix.__dict__:  # somebody looks on (`vrwkv.visualize`)
         raise _NotPlainError
     _checked(mix._modules["key_norm"], nn.Identity)
     return mix
