@@ -15,18 +15,22 @@ NATIVE = tl.constexpr(PTX)
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 MINUS_LOG2_E = tl.constexpr(-1.4426950408889634)
-TWO_MINUS_INFINITIES = {"bf16": tl.constexpr(0xFF80FF80 - 2**32), "fp16": tl.constexpr(0xFC00FC00 - 2**32)}
-BFLOAT16_NOTHING = TWO_MINUS_INFINITIES["bf16"]
-FLOAT16_NOTHING = TWO_MINUS_INFINITIES["fp16"]
+# Two of -inf in one int32.
+BFLOAT16_NOTHING = tl.constexpr(0xFF80FF80 - 2**32)
+FLOAT16_NOTHING = tl.constexpr(0xFC00FC00 - 2**32)
+
+
+@triton.jit
+def instruction(x, ASSEMBLY: tl.constexpr):
+    """A float32 from one of NVIDIA's instructions."""
+    return tl.inline_asm_elementwise(ASSEMBLY, "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1)
 
 
 @triton.jit
 def exp2(x):
     """2^x in one instruction: what is below float32's normal numbers is 0."""
     if NATIVE:
-        return tl.inline_asm_elementwise(
-            "ex2.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
-        )
+        return instruction(x, "ex2.approx.ftz.f32 $0, $1;")
     else:
         return tl.exp2(x)
 
@@ -41,9 +45,7 @@ def bounded_exp2(x):
 def inverse(x):
     """1 / x to one unit in the last place, in one instruction."""
     if NATIVE:
-        return tl.inline_asm_elementwise(
-            "rcp.approx.ftz.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
-        )
+        return instruction(x, "rcp.approx.ftz.f32 $0, $1;")
     else:
         return 1.0 / x
 
@@ -80,12 +82,8 @@ def unpack(raw, pointer, AGAIN: tl.constexpr, WIDTH: tl.constexpr):
         return tl.expand_dims(raw.to(tl.float32), 2)
     elif pointer.dtype.element_ty == tl.bfloat16:
         if AGAIN and NATIVE:
-            low = tl.inline_asm_elementwise(
-                "prmt.b32 $0, $1, 0, 0x1044;", "=r,r", [raw], dtype=tl.float32, is_pure=True, pack=1
-            )
-            high = tl.inline_asm_elementwise(
-                "prmt.b32 $0, $1, 0, 0x3244;", "=r,r", [raw], dtype=tl.float32, is_pure=True, pack=1
-            )
+            low = instruction(raw, "prmt.b32 $0, $1, 0, 0x1044;")
+            high = instruction(raw, "prmt.b32 $0, $1, 0, 0x3244;")
             return tl.join(low, high)
         else:
             return tl.join((raw << 16).to(tl.float32, bitcast=True), (raw & -65536).to(tl.float32, bitcast=True))

@@ -180,3 +180,24 @@ def from_other_spans(
         after_first += c
         after_second += d
     return scale, before_first, before_second, after_first, after_second
+
+
+@triton.jit
+def add_other_spans(
+    before_first, before_second, after_first, after_second, to_last, to_first,
+    totals, first_slot, span, spans, channels, lane, exists, decay, count, own_scale, growth,
+    SPAN: tl.constexpr, TOGETHER: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """The new scale, and the states before and after each chunk with what other spans hand on."""
+    scale, a, b, c, d = from_other_spans(
+        totals, first_slot, span, spans, channels, lane, exists, decay, count, own_scale, growth,
+        SPAN, TOGETHER, WIDTH, False,
+    )  # fmt: skip
+    own = exp2((own_scale - scale) * LOG2_E)
+    return (
+        scale,
+        before_first * own + to_first * a,
+        before_second * own + to_first * b,
+        after_first * own + to_last * c,
+        after_second * own + to_last * d,
+    )

@@ -8,16 +8,16 @@ through each chunk from both sides.
 import triton
 import triton.language as tl
 
-from vrwkv.ops.bi_wkv.triton_channels import LN_2, LOG2_E, MINUS_LOG2_E, bounded_exp2, exp2, inverse, unpack
+from vrwkv.ops.bi_wkv.triton_channels import LOG2_E, MINUS_LOG2_E, bounded_exp2, exp2, inverse, unpack
 from vrwkv.ops.bi_wkv.triton_chunks import faded, load_block, load_rows, summarise, weight_of
 from vrwkv.ops.bi_wkv.triton_exchange import (
+    add_other_spans,
     distances,
     exchange_in_span,
-    from_other_spans,
     largest_of_rows,
     publish,
 )
-from vrwkv.ops.bi_wkv.triton_programs import channel_parameters, is_steep, locate
+from vrwkv.ops.bi_wkv.triton_programs import channel_parameters, is_steep, locate, tokens_of
 
 
 @triton.jit(do_not_specialize=("tokens", "spans"))
@@ -38,11 +38,7 @@ def outputs_kernel(
     exists = WIDTH * lane < channels
     chunk = tl.arange(0, CHUNKS)[:, None]
     w, u, fade, own_factor = channel_parameters(decay, bonus, lane, exists, count, WIDTH)
-    here = tl.minimum(count - span * SPAN, SPAN)
-    chunks = (here + LENGTH - 1) // LENGTH
-    growth = tl.maximum(-w, 0.0) * here.to(tl.float32) * LN_2
-    first_token = chunk * LENGTH
-    left = tl.where(exists, here - first_token, 0)
+    chunks, growth, first_token, left = tokens_of(span, count, chunk, exists, w, SPAN, LENGTH)
     start = (image_first + span * SPAN) * channels
     k += start
     v += start
@@ -67,15 +63,11 @@ def outputs_kernel(
         publish(totals, slot, channels, lane, exists, chunk, own_scale, a, b, c, d, CHUNKS, WIDTH)
     scale = own_scale
     if RECEIVES:
-        scale, a, b, c, d = from_other_spans(
+        scale, before_first, before_second, after_first, after_second = add_other_spans(
+            before_first, before_second, after_first, after_second, to_last, to_first,
             totals, first_slot, span, spans, channels, lane, exists, decay, count, own_scale, growth,
-            SPAN, TOGETHER, WIDTH, False,
+            SPAN, TOGETHER, WIDTH,
         )  # fmt: skip
-        own = exp2((own_scale - scale) * LOG2_E)
-        before_first = before_first * own + to_first * a
-        before_second = before_second * own + to_first * b
-        after_first = after_first * own + to_last * c
-        after_second = after_second * own + to_last * d
     if RECEIVES or not SENDS:
         factor = exp2((chunk_scale - scale) * LOG2_E)
         channel = WIDTH * tl.expand_dims(lane, 2) + tl.arange(0, WIDTH)[None, None, :]

@@ -4,7 +4,7 @@
 import triton
 import triton.language as tl
 
-from vrwkv.ops.bi_wkv.triton_channels import LOG2_E, exp2, load_channels
+from vrwkv.ops.bi_wkv.triton_channels import LN_2, LOG2_E, exp2, load_channels
 
 # Logarithms to base 2 up to which plain sums over a span are right: 2^-46 twice over is far from float32's smallest
 # number, 2^-126. Decays of ±30 over an image that is one span are below it.
@@ -53,6 +53,20 @@ def locate(
         slot = first_slot + span
     lane = ((outer * NEIGHBOURS + inner) * LANES + tl.arange(0, LANES))[None, :]
     return slot, first_slot, span, spans, image_first, tokens, lane
+
+
+@triton.jit
+def tokens_of(span, count, chunk, exists, w, SPAN: tl.constexpr, LENGTH: tl.constexpr):
+    """The tokens of a span of an image of `count` tokens.
+
+    Returns:
+        How many of its chunks have tokens; by how much weights grow over it (a natural logarithm); of each chunk, the
+        first token, and how many there are from there to the span's end, none where no channel `exists`.
+    """
+    here = tl.minimum(count - span * SPAN, SPAN)
+    first_token = chunk * LENGTH
+    growth = tl.maximum(-w, 0.0) * here.to(tl.float32) * LN_2
+    return (here + LENGTH - 1) // LENGTH, growth, first_token, tl.where(exists, here - first_token, 0)
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 
 A program walks through a whole image, one channel a lane, with states that `triton_states` describes. Those between
 blocks of tokens are put aside in `borders` (programs, kinds, blocks, 4, LANES) float32 and met again on the way back.
-Where no channel is steep, as in all models known to us, a program looks at decay and bonus and ends.
+Where no channel is steep, a program looks at decay and bonus and ends.
 """
 
 import triton
