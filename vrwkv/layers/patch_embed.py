@@ -85,8 +85,10 @@ class PatchEmbed(nn.Module):
         missing_width = (patch_width - x.shape[3] % patch_width) % patch_width
         missing_height = (patch_height - x.shape[2] % patch_height) % patch_height
         pads = True
-        if not torch.jit.is_scripting():  # tracers see a pad whatever the size: others may follow
-            pads = not runs_eagerly(x) or missing_width > 0 or missing_height > 0
+        if not torch.jit.is_scripting():  # compilers see a pad whatever the size: others may follow
+            fixed = isinstance(missing_width, int) and isinstance(missing_height, int)
+            if runs_eagerly(x) or (exporting() and fixed):
+                pads = missing_width > 0 or missing_height > 0
         if pads:  # torch copies the image even to add nothing
             x = F.pad(x, (0, missing_width, 0, missing_height))
         height, width = x.shape[2] // patch_height, x.shape[3] // patch_width

@@ -1,13 +1,12 @@
 """The portable backend of shift-and-mix as one differentiable operator; exported, the same in standard operators."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vrwkv.ops.exporting import exporting
+from vrwkv.ops.shift_mix.exported import shift_mix_exported
 from vrwkv.ops.shift_mix.portable import compute_dtype, shift_mix_backward, shift_mix_forward
 
 
@@ -27,53 +26,8 @@ def shift_mix_torch(
     Returns (M, B, T, C), or, exported, M tensors (B, T, C): one operator less over all of them.
     """
     if exporting():
-        return _written_out(x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)
+        return shift_mix_exported(x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)
     return _shift_mix(x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)[0]
-
-
-def _written_out(
-    x: Tensor,
-    share: Tensor,
-    correction: Tensor | None,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    norm_eps: float,
-    grid: Sequence[int],
-    shift: int,
-    bounds: Sequence[int],
-) -> tuple[Tensor, ...]:
-    """Without writes in place and without statistics: what an exporter can trace for any number of tokens."""
-    compute = compute_dtype(x)
-    z = x.to(compute)
-    if norm_weight is not None and norm_bias is not None:
-        z = F.layer_norm(z, z.shape[-1:], norm_weight.to(compute), norm_bias.to(compute), norm_eps)
-    difference = _shifted(z, grid, shift, bounds) - z
-    weights = list(share.to(compute))
-    if correction is not None:
-        weights = [weight + amount.to(compute) for weight, amount in zip(weights, correction, strict=True)]
-    return tuple((z + difference * weight).to(x.dtype) for weight in weights)
-
-
-def _shifted(z: Tensor, grid: Sequence[int], shift: int, bounds: Sequence[int]) -> Tensor:
-    height, width = grid
-    if bounds[3] == 0:
-        return z
-    maps = z[:, : height * width].unflatten(2, (-1, bounds[-1])).unflatten(1, (height, width))
-    left, right, above, below, unmoved = maps.split([end - start for start, end in pairwise((0, *bounds))], dim=-1)
-    shifted = [_moved(left, 2, shift), _moved(right, 2, -shift), _moved(above, 1, shift), _moved(below, 1, -shift)]
-    shifted.append(unmoved)
-    patches = torch.cat(shifted, dim=-1).flatten(1, 2).flatten(2, 3)
-    return torch.cat([patches, z[:, height * width :]], dim=1)
-
-
-def _moved(maps: Tensor, dim: int, steps: int) -> Tensor:
-    """Maps (B, H, W, heads, C) moved so many places along rows (1) or columns (2); zeros move in."""
-    padding = [0] * (2 * (maps.ndim - dim))
-    if abs(steps) == 1:  # padding one side and cropping the other is one operator, but may crop no more than there is
-        padding[-2:] = steps, -steps
-        return F.pad(maps, padding)
-    padding[-2:] = max(steps, 0), max(-steps, 0)
-    return F.pad(maps, padding).narrow(dim, max(-steps, 0), maps.shape[dim])
 
 
 def empty_forward(
