@@ -5,9 +5,18 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from packaging.version import Version
 
 if not (torch.cuda.is_available() or torch.xpu.is_available()):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture
+def all_fonts() -> None:
+    """Skips a test on versions of matplotlib that lack some fonts of `vrwkv.data.FontCharactersSource`."""
+    matplotlib = pytest.importorskip("matplotlib")
+    if Version(matplotlib.__version__) < Version("3.11"):
+        pytest.skip(f"matplotlib {matplotlib.__version__} lacks some of the fonts")
 
 
 @pytest.fixture

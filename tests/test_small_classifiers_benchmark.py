@@ -61,7 +61,9 @@ def test_models_are_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("data", ["digits", "fonts"])
-def test_the_tuning_split_is_of_training_images_only(data: str) -> None:
+def test_the_tuning_split_is_of_training_images_only(data: str, request: pytest.FixtureRequest) -> None:
+    if data == "fonts":
+        request.getfixturevalue("all_fonts")
     from small_classifiers_runs import sources
 
     def names(source: Any) -> set[str]:

@@ -37,6 +37,7 @@ FAMILIES = {
     "Computer Modern Typewriter": ("cmtt10.ttf",),
 }
 """Matplotlib's text fonts. Its other files hold symbols, at least in the place of the digits."""
+COMPLETE_FROM = "matplotlib 3.11"
 HELD_OUT_FAMILIES = ("STIX", "Computer Modern Sans", "Computer Modern Typewriter")
 SIZE = 24
 """Pixels on each side of an image."""
@@ -108,7 +109,9 @@ def _font_folder() -> Path:
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     missing = [file for _, file in _numbered_fonts() if not (folder / file).is_file()]
     if missing:
-        raise InputError(f"matplotlib {matplotlib.__version__} lacks the font {missing[0]} in {folder}")
+        raise InputError(
+            f"matplotlib {matplotlib.__version__} lacks the font {missing[0]} in {folder}: {COMPLETE_FROM} has them all"
+        )
     return folder
 
 

@@ -25,8 +25,11 @@ def resample_position_embedding(embedding: Tensor, old_grid: tuple[int, int], ne
 
 @torch.jit.unused
 def _has_products(embedding: Tensor) -> bool:
-    """Whether small products may be used: exported files hold fewer operators without, and "meta" has no autocast."""
-    return not exporting() and torch.amp.is_autocast_available(embedding.device.type)
+    """Whether small products may be used: exported files hold fewer operators without, and "meta" has no autocast.
+
+    torch knows which devices have one, but the compiler of torch 2.11 cannot trace the question.
+    """
+    return not exporting() and embedding.device.type != "meta"
 
 
 @torch.jit.unused
