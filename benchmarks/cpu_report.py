@@ -31,7 +31,7 @@ def render(raw: dict[str, Any]) -> str:
     ]
     if raw.get("ops"):
         lines += _ops(raw["ops"])
-    for kind, title in (("inference", "Inference"), ("training", "One training step (forward, backward, AdamW)")):
+    for kind, title in (("inference", "Inference"), ("training", "One training step (forward, backward, fused AdamW)")):
         if raw.get(kind):
             lines += _models(title, raw[kind])
     if raw.get("memory"):

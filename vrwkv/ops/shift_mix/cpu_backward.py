@@ -57,7 +57,7 @@ def _looking(token, direction, row, column, height, width, shift):  # type: igno
 
 
 @inlined
-def _write_gradients(first, last, arguments, storage, size):  # type: ignore[no-untyped-def]
+def _write_gradients(first, last, arguments, storage, size, count):  # type: ignore[no-untyped-def]
     gradients, x, share, correction, weight, bias = (
         word_at(arguments),
         word_at(arguments + 8),
@@ -75,11 +75,10 @@ def _write_gradients(first, last, arguments, storage, size):  # type: ignore[no-
         word_at(arguments + 88),
         word_at(arguments + 96),
     )
-    total, image_tokens, channels, count, height, width, shift, tokens_per_task, run_count = (
+    total, image_tokens, channels, height, width, shift, tokens_per_task, run_count = (
         word_at(arguments + 104),
         word_at(arguments + 112),
         word_at(arguments + 120),
-        word_at(arguments + 128),
         word_at(arguments + 136),
         word_at(arguments + 144),
         word_at(arguments + 152),
@@ -183,7 +182,13 @@ def write_gradients(first, last, arguments):  # type: ignore[no-untyped-def]
     channels, lanes of the last block, tokens, tokens of an image, C, M, height, width, shift, tokens of a task, number
     of runs, storage.
     """
+    count = word_at(arguments + 128)
     if word_at(arguments + 176) == BFLOAT16:
-        _write_gradients(first, last, arguments, BFLOAT16, 2)
+        _write_gradients(first, last, arguments, BFLOAT16, 2, count)
+    # Written out for the mixtures of Vision-RWKV: loops of unknown length inside take twice as long as all the rest.
+    elif count == 3:
+        _write_gradients(first, last, arguments, FLOAT32, 4, 3)
+    elif count == 2:
+        _write_gradients(first, last, arguments, FLOAT32, 4, 2)
     else:
-        _write_gradients(first, last, arguments, FLOAT32, 4)
+        _write_gradients(first, last, arguments, FLOAT32, 4, count)
