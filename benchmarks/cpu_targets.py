@@ -102,8 +102,7 @@ def _model_rows(raw: dict[str, Any]) -> Iterator[Row]:
 
 def _export_rows(raw: dict[str, Any]) -> Iterator[Row]:
     def faster(case: str, runtime: str) -> float:
-        seconds = raw["export"]["seconds"][case]
-        return seconds[f"{VIT} {runtime}"] / seconds[f"{OURS} {runtime}"]
+        return ratio(raw["export"]["measured"][case][runtime]["times"], VIT, OURS)
 
     for runtime, both in (("compiled", "both compiled"), ("onnxruntime", "both in onnxruntime")):
         for case, target in EXPORT_TARGETS.items():
