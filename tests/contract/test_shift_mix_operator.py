@@ -118,3 +118,12 @@ def test_exports_standard_operators_only(name: str) -> None:
     for rows in (4, 9):
         longer = replace(case, grid=(rows, 6)).draw(torch.float32)["x"]
         assert_agrees(program.module()(longer, inputs), Mixed(case)(longer, inputs), "y", tolerance=2e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_exported_form_is_the_definition(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES[name]
+    inputs = case.draw(torch.float64)
+    expected = case.run("naive", **inputs)
+    monkeypatch.setattr(importlib.import_module("vrwkv.ops.shift_mix.operator"), "exporting", lambda: True)
+    assert_agrees(case.run("torch", **inputs), expected, "y", tolerance=1e-12)
