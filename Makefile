@@ -19,8 +19,8 @@ help:
 	@echo "make test            the test suite"
 	@echo "make contract        the contract tests, every registered model at full size"
 	@echo "make test-oldest     the test suite on the oldest supported versions (an environment of its own)"
-	@echo "make timm-tests      timm's own model tests on our models; fetches them with pip (25 minutes)"
-	@echo "make bench           timings of kernels and models against rivals, checked for correctness first (16 minutes)"
+	@echo "make timm-tests      timm's own model tests on our models; fetches them with pip (8 minutes)"
+	@echo "make bench           timings of kernels and models against rivals, checked for correctness first (20 minutes)"
 	@echo "make lint            ruff and mypy"
 
 $(READY): pyproject.toml constraints.txt

@@ -185,7 +185,7 @@ def write_gradients(first, last, arguments):  # type: ignore[no-untyped-def]
     count = word_at(arguments + 128)
     if word_at(arguments + 176) == BFLOAT16:
         _write_gradients(first, last, arguments, BFLOAT16, 2, count)
-    # Written out for the mixtures of Vision-RWKV: loops of unknown length inside take twice as long as all the rest.
+    # Written out for the mixtures of Vision-RWKV: loops of unknown length take as long as all the rest.
     elif count == 3:
         _write_gradients(first, last, arguments, FLOAT32, 4, 3)
     elif count == 2:
