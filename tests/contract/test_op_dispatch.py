@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from wkv_ops_under_test import WKV_OPS, WkvOp
 
+from vrwkv.errors import InputError
 from vrwkv.ops import available_backends, bi_wkv, bi_wkv6, dispatch, explain_backends
 from vrwkv.ops.dispatch import Backend, register_backends, select_backend
 
@@ -109,7 +110,7 @@ def test_asking_for_a_backend_that_cannot_run(recorder: Recorder, monkeypatch: p
     with pytest.raises(ValueError, match="backend 'picky' cannot run bi_wkv here: float64 only"):
         call(backend="picky")
     monkeypatch.setenv("VRWKV_BACKEND", "broken")
-    with pytest.raises(ValueError, match=f"VRWKV_BACKEND 'broken' cannot run bi_wkv here: {REASON}"):
+    with pytest.raises(InputError, match=f"VRWKV_BACKEND 'broken' cannot run bi_wkv here: {REASON}"):
         call()
     assert recorder.ran == []
 
@@ -121,7 +122,7 @@ def test_unknown_backend(op: WkvOp, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="backend '' does not exist"):
         op.function(*op.draw(3), backend="")
     monkeypatch.setenv("VRWKV_BACKEND", "warp")
-    with pytest.raises(ValueError, match="VRWKV_BACKEND 'warp' does not exist"):
+    with pytest.raises(InputError, match="VRWKV_BACKEND 'warp' does not exist"):
         op.function(*op.draw(3))
 
 

@@ -246,3 +246,25 @@ def test_the_first_compilation_is_announced_and_cached(tmp_path: Any) -> None:
     )
     assert "compiled elementwise.relu_forward" in first.stderr, first.stderr
     assert "compiled" not in second.stderr
+
+
+def test_a_damaged_cache_is_named_and_compiled_anew(tmp_path: Path) -> None:
+    program = (
+        "import logging, torch; logging.basicConfig(); from vrwkv.ops import squared_relu; "
+        "print(squared_relu(torch.full((32,), 3.0), backend='cpu').sum().item())"
+    )
+    environment = {**__import__("os").environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+
+    run()
+    (file,) = tmp_path.rglob("*.nbc")
+    for length in (300, 0):
+        file.write_bytes(file.read_bytes()[:length])
+        damaged, mended = run(), run()
+        assert damaged.stdout == mended.stdout == "288.0\n", damaged.stderr
+        assert "cannot be read" in damaged.stderr
+        assert str(tmp_path) in damaged.stderr
+        assert "cannot be read" not in mended.stderr
+        (file,) = tmp_path.rglob("*.nbc")

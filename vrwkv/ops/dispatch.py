@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from vrwkv.errors import InputError
+
 ENVIRONMENT_VARIABLE = "VRWKV_BACKEND"
 
 
@@ -74,12 +76,13 @@ def select_backend(op: str, requested: str | None, *tensors: Tensor) -> Backend:
         tensors: the op's inputs, whose device and dtype a backend may refuse.
 
     Raises:
-        ValueError: the requested backend is unknown or cannot run; the message gives the reason.
+        ValueError: the requested backend is unknown or cannot run; the message gives the reason. It is an `InputError`
+            where VRWKV_BACKEND asked for it, so that commands end with one line.
     """
-    origin = "backend"
+    origin, kind = "backend", ValueError
     if requested is None:
         requested = os.environ.get(ENVIRONMENT_VARIABLE) or None
-        origin = ENVIRONMENT_VARIABLE
+        origin, kind = ENVIRONMENT_VARIABLE, InputError
     backends = _backends_of(op)
     if requested is None:
         for backend in backends:
@@ -89,9 +92,9 @@ def select_backend(op: str, requested: str | None, *tensors: Tensor) -> Backend:
     for backend in backends:
         if backend.name == requested:
             if reason := backend.refuse(*tensors):
-                raise ValueError(f"{origin} {requested!r} cannot run {op} here: {reason}")
+                raise kind(f"{origin} {requested!r} cannot run {op} here: {reason}")
             return backend
-    raise ValueError(f"{origin} {requested!r} does not exist for {op}; it has {[backend.name for backend in backends]}")
+    raise kind(f"{origin} {requested!r} does not exist for {op}; it has {[backend.name for backend in backends]}")
 
 
 def _backends_of(op: str) -> list[Backend]:

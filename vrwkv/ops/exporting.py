@@ -1,10 +1,11 @@
-"""Whether the code runs inside an exporter, where ops are written out in standard operators instead of our own."""
+"""Where ops are written out in standard operators instead of our own: inside exporters and function transforms."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+from torch.autograd import forward_ad
 
 _fixed_chunk: ContextVar[int | None] = ContextVar("fixed_chunk", default=None)
 
@@ -17,6 +18,16 @@ def exporting() -> bool:
     if getattr(torch.compiler, "_is_exporting_flag", False):
         return True
     return torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
+
+
+def transformed() -> bool:
+    """Whether `torch.func` (grad, vmap, jvp and others) or forward-mode differentiation is at work, but no compiler.
+
+    They look into standard operators and not into ours, whose forward-mode derivatives they would take for zero.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 @contextmanager

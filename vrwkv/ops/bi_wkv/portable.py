@@ -6,7 +6,7 @@ from torch import Tensor
 from vrwkv.ops.bi_wkv.exported import bi_wkv_exported
 from vrwkv.ops.bi_wkv.operator import differentiable_operator
 from vrwkv.ops.bi_wkv.scan import LOG_ZERO, bi_wkv_scan, bi_wkv_scan_backward
-from vrwkv.ops.exporting import exporting
+from vrwkv.ops.exporting import exporting, transformed
 from vrwkv.ops.packing import Packing
 
 
@@ -20,6 +20,8 @@ def bi_wkv_torch(
         compute = torch.promote_types(v.dtype, torch.float32)
         mean = bi_wkv_exported(*(tensor.to(compute) for tensor in (decay, bonus, k, v)))
         return _gated(mean, gate, v.dtype)
+    if transformed():
+        return portable_forward(decay, bonus, k, v, gate, cu_seqlens)
     return _bi_wkv(decay, bonus, k, v, gate, cu_seqlens)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from vrwkv.ops.bi_wkv6.chunked import bi_wkv6_chunked, bi_wkv6_chunked_backward
 from vrwkv.ops.bi_wkv6.exported import bi_wkv6_exported
 from vrwkv.ops.bi_wkv6.operator import Gradients, differentiable_operator
-from vrwkv.ops.exporting import exporting
+from vrwkv.ops.exporting import exporting, transformed
 from vrwkv.ops.packing import Packing
 
 
@@ -20,6 +20,8 @@ def bi_wkv6_torch(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seql
         compute = torch.promote_types(v.dtype, torch.float32)
         with _without_autocast(v.device.type):
             return bi_wkv6_exported(*(tensor.to(compute) for tensor in (r, k, v, w, u))).to(v.dtype)
+    if transformed():
+        return portable_forward(r, k, v, w, u, cu_seqlens)
     return _bi_wkv6(r, k, v, w, u, cu_seqlens)
 
 

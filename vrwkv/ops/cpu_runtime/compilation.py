@@ -6,6 +6,7 @@ numba's cache looks at the file of the loop alone; the functions that are compil
 import hashlib
 import inspect
 import logging
+import pickle
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -42,10 +43,19 @@ class _Callback(CFunc):  # type: ignore[misc]
 def compile_cached(body: Callable[..., None]) -> CFunc:
     """`body(first, last, arguments)` of three int64 as a C function; `cache_hits` is 0 if it had to be compiled."""
     signature = (types.int64,) * 3, types.void
-    compiled = _Callback(body, signature, {}, {"error_model": "numpy", "fastmath": {"contract", "nsz"}})
+    options = {"error_model": "numpy", "fastmath": {"contract", "nsz"}}
+    compiled = _Callback(body, signature, {}, options)
     try:
         compiled.enable_caching()
     except RuntimeError:  # numba found no folder that it may write to
         _log.warning("compiled kernels cannot be kept: set NUMBA_CACHE_DIR to a folder that can be written to")
-    compiled.compile()
+    try:
+        compiled.compile()
+    except (EOFError, ImportError, AttributeError, ValueError, pickle.UnpicklingError) as error:
+        # A file of the cache is damaged, say by a disk that was full: numba reads it and does not look.
+        _log.warning("a cached kernel cannot be read (%s) and is compiled anew: %s", error, compiled._cache.cache_path)
+        compiled._cache.flush()
+        compiled = _Callback(body, signature, {}, options)
+        compiled.enable_caching()
+        compiled.compile()
     return compiled

@@ -1,4 +1,4 @@
-"""Shift-and-mix as exported files hold it: standard operators, for grids of any size.
+"""Shift-and-mix in standard operators, for grids of any size: what exported files hold and transforms look into.
 
 The shift is one gather: channels that move together are a run, and a table of indices says which run of which token
 comes to each place. Gathers copy whole runs; slices, pads and a concatenation would pass over memory twice as often.
