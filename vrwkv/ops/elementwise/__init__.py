@@ -9,6 +9,7 @@ from vrwkv.ops.dispatch import Backend, register_backends, select_backend
 from vrwkv.ops.elementwise.cpu import pays_from, sigmoid_gate_cpu, squared_relu_cpu, tanh_cpu
 from vrwkv.ops.elementwise.naive import sigmoid_gate_naive, squared_relu_naive, tanh_naive
 from vrwkv.ops.elementwise.portable import sigmoid_gate_torch, squared_relu_torch, tanh_torch
+from vrwkv.ops.exporting import transformed
 
 __all__ = ["sigmoid_gate", "squared_relu", "tanh"]
 
@@ -67,7 +68,7 @@ def squared_relu(x: Tensor, *, inplace: bool = False, backend: str | None = None
         ValueError: `x` is not floating-point, or a backend that cannot run.
     """
     check_floating(x=x)
-    inplace = inplace and not (torch.is_grad_enabled() and x.requires_grad)
+    inplace = inplace and not (torch.is_grad_enabled() and x.requires_grad) and not transformed()
     return select_backend("squared_relu", backend, x).run(x, inplace)
 
 
@@ -86,5 +87,5 @@ def tanh(x: Tensor, *, inplace: bool = False, backend: str | None = None) -> Ten
         ValueError: `x` is not floating-point, or a backend that cannot run.
     """
     check_floating(x=x)
-    inplace = inplace and not (torch.is_grad_enabled() and x.requires_grad)
+    inplace = inplace and not (torch.is_grad_enabled() and x.requires_grad) and not transformed()
     return select_backend("tanh", backend, x).run(x, inplace)
