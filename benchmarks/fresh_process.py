@@ -90,7 +90,7 @@ def time_cell(found: dict[str, Any], limit: float) -> str:
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} s"
+    return f"{seconds / 60:.3g} minutes" if seconds >= 60 else f"{seconds:g} s"
 
 
 def memory_cell(found: dict[str, Any]) -> str:
