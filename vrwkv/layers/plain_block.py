@@ -16,7 +16,7 @@ from vrwkv.layers.spatial_mix6 import DECAY_RANK, MIX_RANK, SpatialMix6
 from vrwkv.layers.token_shift import TokenShift
 from vrwkv.ops.bi_wkv6.cpu import LARGEST_HEAD
 from vrwkv.ops.cpu_runtime.refusal import refuse_cpu
-from vrwkv.ops.dispatch import ENVIRONMENT_VARIABLE
+from vrwkv.ops.dispatch import ALLOW_CPU, ENVIRONMENT_VARIABLE
 from vrwkv.ops.shift_mix.settings import Norm, Shift
 
 if TYPE_CHECKING:
@@ -71,9 +71,6 @@ class PlainBlock(NamedTuple):
     channel_receptance: Tensor
 
 
-_OUR_BACKENDS = (None, "", "cpu")
-
-
 class _NotPlainError(Exception):
     """The block has something that must be called."""
 
@@ -86,7 +83,7 @@ def run_if_plain(block: "Block", x: Tensor, grid: Grid) -> Tensor | None:
     """
     if type(x) is not Tensor or type(grid) is not tuple or not is_eager_inference(x) or not _fits(x, grid):
         return None
-    if os.environ.get(ENVIRONMENT_VARIABLE) not in _OUR_BACKENDS or refuse_cpu(x) is not None or has_global_hooks():
+    if os.environ.get(ENVIRONMENT_VARIABLE) not in ALLOW_CPU or refuse_cpu(x) is not None or has_global_hooks():
         return None
     try:
         parts = _parts(block, x.shape[2])
@@ -185,7 +182,7 @@ def _checked(module: nn.Module | None, kind: type[Any]) -> Any:
 
 def _mix(module: nn.Module | None, kind: type[Any]) -> Any:
     mix = _checked(module, kind)
-    if mix.backend not in _OUR_BACKENDS or "_decays" in mix.__dict__:  # somebody looks on (`vrwkv.visualize`)
+    if mix.backend not in ALLOW_CPU or "_decays" in mix.__dict__:  # somebody looks on (`vrwkv.visualize`)
         raise _NotPlainError
     _checked(mix._modules["key_norm"], nn.Identity)
     return mix

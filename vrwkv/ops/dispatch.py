@@ -10,6 +10,8 @@ from torch import Tensor
 from vrwkv.errors import InputError
 
 ENVIRONMENT_VARIABLE = "VRWKV_BACKEND"
+ALLOW_CPU = (None, "", "cpu")
+"""Requests, by argument or environment, under which compiled loops run even where no op is asked for its backend."""
 
 
 def _never_refuse(*tensors: Tensor) -> None:

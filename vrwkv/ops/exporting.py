@@ -30,6 +30,11 @@ def transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
+def standard_operators_only() -> bool:
+    """Whether ops must be written out: an exporter or a transform is at work."""
+    return exporting() or transformed()
+
+
 @contextmanager
 def chunks_of(tokens: int) -> Iterator[None]:
     """Have exported scans cut sequences of free length into chunks of so many tokens, not of about their square root.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.library import CustomOpDef
 
-from vrwkv.ops.exporting import exporting, transformed
+from vrwkv.ops.exporting import standard_operators_only
 
 # Settled once, as Triton settles it when a kernel is defined; tracing compilers see constants.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
@@ -42,7 +42,7 @@ def refuse_triton(*tensors: Tensor) -> str | None:
             return f"its kernels run on a GPU, not on {tensor.device.type} (TRITON_INTERPRET=1 runs them on the CPU)"
         if tensor.dtype == torch.float64:
             return "its kernels compute in float32 and would lose digits of float64"
-    if exporting() or transformed():
+    if standard_operators_only():
         return "exporters, torch.func and forward-mode derivatives need standard operators"
     return None
 

@@ -10,7 +10,7 @@ from vrwkv.ops.bi_wkv.operator import differentiable_operator
 from vrwkv.ops.bi_wkv.portable import bi_wkv_torch, portable_backward, portable_forward
 from vrwkv.ops.cpu_runtime.eager import records_gradient, runs_eagerly
 from vrwkv.ops.cpu_runtime.memory import empty_result
-from vrwkv.ops.exporting import exporting, transformed
+from vrwkv.ops.exporting import standard_operators_only
 
 if TYPE_CHECKING:  # they import the compiler
     from vrwkv.ops.bi_wkv.cpu_plan import Plan
@@ -21,7 +21,7 @@ def bi_wkv_cpu(
     decay: Tensor, bonus: Tensor, k: Tensor, v: Tensor, gate: Tensor | None = None, cu_seqlens: Tensor | None = None
 ) -> Tensor:
     """Bi-WKV on the CPU, compiled for its vector units; arguments as `vrwkv.ops.bi_wkv`."""
-    if exporting() or transformed():
+    if standard_operators_only():
         return bi_wkv_torch(decay, bonus, k, v, gate, cu_seqlens)
     if runs_eagerly(k):
         run = _Eager.apply if records_gradient(decay, bonus, k, v, gate) else _forward

@@ -7,14 +7,14 @@ from torch import Tensor
 from vrwkv.ops.bi_wkv6.operator import Gradients, differentiable_operator
 from vrwkv.ops.bi_wkv6.portable import bi_wkv6_torch, portable_backward, portable_forward
 from vrwkv.ops.cpu_runtime.memory import empty_result
-from vrwkv.ops.exporting import exporting, transformed
+from vrwkv.ops.exporting import standard_operators_only
 
 LARGEST_HEAD = 128  # channels; larger states do not stay in the cache, and are left to the portable backend
 
 
 def bi_wkv6_cpu(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
     """Bi-WKV6 on the CPU, compiled for its vector units; arguments as `vrwkv.ops.bi_wkv6`."""
-    if exporting() or transformed():
+    if standard_operators_only():
         return bi_wkv6_torch(r, k, v, w, u, cu_seqlens)
     return _bi_wkv6_cpu(r, k, v, w, u, cu_seqlens)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vrwkv.ops.cpu_runtime.eager import records_gradient, runs_eagerly
 from vrwkv.ops.cpu_runtime.refusal import refuse_cpu
-from vrwkv.ops.dispatch import ENVIRONMENT_VARIABLE
+from vrwkv.ops.dispatch import ALLOW_CPU, ENVIRONMENT_VARIABLE
 from vrwkv.ops.exporting import exporting
 
 __all__ = ["extract_patches"]
@@ -31,7 +31,7 @@ def extract_patches(images: Tensor, patch_size: tuple[int, int]) -> Tensor:
         patch_width * images.element_size() % LINE_BYTES == 0
         and images.dtype in (torch.float32, torch.bfloat16)
         and refuse_cpu(images) is None
-        and os.environ.get(ENVIRONMENT_VARIABLE) in (None, "", "cpu")
+        and os.environ.get(ENVIRONMENT_VARIABLE) in ALLOW_CPU
         and not exporting()
         and runs_eagerly(images)
         and not records_gradient(images)

@@ -10,7 +10,7 @@ from torch import Tensor
 from vrwkv.ops.cpu_runtime.eager import records_gradient, runs_eagerly
 from vrwkv.ops.cpu_runtime.memory import empty_result
 from vrwkv.ops.cpu_runtime.refusal import refuse_cpu
-from vrwkv.ops.exporting import exporting, transformed
+from vrwkv.ops.exporting import standard_operators_only
 from vrwkv.ops.shift_mix.operator import (
     empty_backward,
     empty_forward,
@@ -43,7 +43,7 @@ def shift_mix_cpu(
     bounds: Sequence[int],
 ) -> Tensor | tuple[Tensor, ...]:
     """Shift-and-mix on the CPU, compiled for its vector units; arguments as `shift_mix_naive`."""
-    if exporting() or transformed():
+    if standard_operators_only():
         return shift_mix_torch(x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)
     if runs_eagerly(x):
         inputs = (x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)

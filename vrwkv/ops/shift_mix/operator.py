@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vrwkv.ops.exporting import exporting, transformed
+from vrwkv.ops.exporting import standard_operators_only
 from vrwkv.ops.shift_mix.exported import shift_mix_exported
 from vrwkv.ops.shift_mix.portable import compute_dtype, shift_mix_backward, shift_mix_forward
 
@@ -25,7 +25,7 @@ def shift_mix_torch(
 
     Returns (M, B, T, C), or, exported, M tensors (B, T, C): one operator less over all of them.
     """
-    if exporting() or transformed():
+    if standard_operators_only():
         return shift_mix_exported(x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)
     return _shift_mix(x, share, correction, norm_weight, norm_bias, norm_eps, grid, shift, bounds)[0]
 
