@@ -1,6 +1,6 @@
 """Batches whose order and randomness are the same for any number of workers and processes and any starting step."""
 
-import signal
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from vrwkv.data.order import EpochOrder, sample_seed
 from vrwkv.data.randomness import seeded_generators
 from vrwkv.data.skipped import Skipped, Tolerance
 from vrwkv.data.source import CorruptSample, Source
+from vrwkv.data.worker_processes import signals_held_back, start_worker
 from vrwkv.errors import InputError
 
 Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Tensor | int]]
@@ -280,25 +281,18 @@ def _collate(collate: Collate, samples: list[_Fetched]) -> _Fetched:
 def _fetch(
     dataset: _Samples, sampler: _Steps, num_workers: int, pin_memory: bool, collate: Collate
 ) -> Iterator[_Fetched]:
-    return iter(
-        DataLoader(
-            dataset,  # type: ignore[arg-type]
-            batch_sampler=sampler,  # type: ignore[arg-type]
-            num_workers=num_workers,
-            collate_fn=partial(_collate, collate),
-            pin_memory=pin_memory,
-            worker_init_fn=_start_worker,
-            # Without a generator of its own, DataLoader draws a number from torch's global one.
-            generator=torch.Generator().manual_seed(0),
-        )
+    loader: DataLoader[_Fetched] = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=sampler,  # type: ignore[arg-type]
+        num_workers=num_workers,
+        collate_fn=partial(_collate, collate),
+        pin_memory=pin_memory,
+        worker_init_fn=partial(start_worker, os.getpid()),
+        # Without a generator of its own, DataLoader draws a number from torch's global one.
+        generator=torch.Generator().manual_seed(0),
     )
-
-
-def _start_worker(_worker: int) -> None:
-    # One process per core is the parallelism; threads on top of it only compete.
-    torch.set_num_threads(1)
-    # Ctrl-C reaches the whole process group. The main process decides what it means and stops its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with signals_held_back():
+        return iter(loader)
 
 
 def _account(fetched: _Fetched, skipped: Skipped, tolerance: Tolerance, drawn: int = 0, drawn_corrupt: int = 0) -> None:
