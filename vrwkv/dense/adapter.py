@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vrwkv.dense.interaction import Interaction
 from vrwkv.dense.spatial_prior import SpatialPrior
 from vrwkv.layers.deformable_attention import DeformableAttention
+from vrwkv.layers.image_dtype import check_image_dtype
 from vrwkv.models.vision_rwkv import VisionRWKV
 
 STRIDES = (4, 8, 16, 32)
@@ -105,9 +106,11 @@ class VisionRWKVAdapter(VisionRWKV):
         """(B, in_chans, H, W) images -> maps (B, embed_dim, ⌈H / s⌉, ⌈W / s⌉) for the strides s = 4, 8, 16, 32.
 
         Raises:
-            ValueError: in training, one image of at most 32 × 32 pixels, which leaves batch norm nothing to average.
+            ValueError: images of another dtype than the weights (outside autocast); in training, one image of at most
+                32 × 32 pixels, which leaves batch norm nothing to average.
         """
         height, width = x.shape[2:]
+        check_image_dtype(x, self.patch_embed.proj.weight)
         self._check_batch_statistics(x)
         x = F.pad(x, (0, (32 - width % 32) % 32, 0, (32 - height % 32) % 32))
         first, *pyramid = self.spm(x)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, to_2tuple
 from torch import Tensor, nn
 
+from vrwkv.layers.image_dtype import check_image_dtype
 from vrwkv.layers.scriptable_ops import extract_patches
 from vrwkv.ops.cpu_runtime.eager import runs_eagerly
 from vrwkv.ops.exporting import exporting
@@ -65,11 +66,14 @@ class PatchEmbed(nn.Module):
         """(B, in_chans, H, W) pixels -> (B, T, embed_dim) tokens in raster order, and their grid (height, width).
 
         Raises:
-            ValueError: another number of channels or dimensions, an image smaller than a patch, or, where asked to
+            ValueError: another number of channels or dimensions, pixels that are no floating-point numbers or of
+                another dtype than the weights (outside autocast), an image smaller than a patch, or, where asked to
                 refuse it, an image of another size.
         """
         if x.ndim != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f"images must have shape (B, {self.in_chans}, H, W), not {list(x.shape)}")
+        if not torch.jit.is_scripting():
+            check_image_dtype(x, self.proj.weight)
         size = (x.shape[2], x.shape[3])
         if self.strict_img_size and size != self.img_size:
             raise ValueError(f"images must be {self.img_size} pixels with dynamic_img_size=False, not {size}")
