@@ -118,7 +118,9 @@ def test_loss_goes_down_and_the_run_folder_is_complete(tmp_path: Path) -> None:
     assert (tmp_path / "config.yaml").is_file()
 
 
-@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9}, {"precision": "bf16"}, {"precision": "fp16"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"ema_decay": 0.9}, {"ema_decay": 0.99}, {"precision": "bf16"}, {"precision": "fp16"}]
+)
 @pytest.mark.parametrize("interrupted_step", [3, 9])
 def test_an_interrupted_and_resumed_run_is_the_uninterrupted_one(
     tmp_path: Path, options: dict[str, Any], interrupted_step: int
@@ -319,17 +321,35 @@ def test_the_average_follows_its_definition(tmp_path: Path) -> None:
         def after_step(self, model: nn.Module) -> None:
             trail.append(model.get_parameter("0.weight").detach().clone())
 
-    result = run(config_for(tmp_path, epochs=1, ema_decay=0.75), objective=Recording())
+    result = run(config_for(tmp_path, epochs=1, ema_decay=0.75, ema_warmup=False), objective=Recording())
     expected = trail[0]
     for weight in trail[1:]:
         expected = 0.75 * expected + 0.25 * weight
     torch.testing.assert_close(result.model.get_parameter("0.weight").detach(), expected)
 
 
-def test_an_average_too_slow_for_the_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(config_for(tmp_path / "slow", epochs=1, ema_decay=0.99))
-    assert "after all 5 steps, 95% of the averaged weights" in capsys.readouterr().err
-    run(config_for(tmp_path / "fast", epochs=1, ema_decay=0.5))
+def test_an_average_follows_in_runs_too_short_for_its_decay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def distance(name: str, **train: Any) -> float:
+        """Of the evaluated weights from the last ones, over the way that training went."""
+        last: list[Tensor] = []
+
+        class Recording(SquaredError):
+            def after_step(self, model: nn.Module) -> None:
+                last[:] = [model.get_parameter("0.weight").detach().clone()]
+
+        result = run(config_for(tmp_path / name, epochs=8, **train), objective=Recording())
+        way = last[0] - network().get_parameter("0.weight").detach()
+        return ((result.model.get_parameter("0.weight").detach() - last[0]).norm() / way.norm()).item()
+
+    assert distance("short", ema_decay=0.999) < 0.4
+    said = capsys.readouterr().err
+    assert "note: 40 steps are few for train.ema_decay 0.999" in said
+    assert "rises from 0 to 0.915" in said
+    assert distance("fixed", ema_decay=0.999, ema_warmup=False) > 0.8
+    assert "after all 40 steps, 96% of the averaged weights are still the starting ones" in capsys.readouterr().err
+    assert distance("asked for", ema_decay=0.999, ema_warmup=True) == distance("again", ema_decay=0.999)
+    capsys.readouterr()
+    assert distance("long", ema_decay=0.5) == distance("long, fixed", ema_decay=0.5, ema_warmup=False)
     assert "averaged weights" not in capsys.readouterr().err
 
 

@@ -55,6 +55,9 @@ class TrainConfig:
     """Recompute activations in the backward pass: less memory, about a third more time."""
     ema_decay: float | None = None
     """Keep a moving average of the weights with this decay (such as 0.9999), evaluate and return it. null: off."""
+    ema_warmup: bool | None = None
+    """Let the average's decay rise from 0 to ema_decay, so that it follows the weights from the start. null: in runs
+    so short that much of the starting weights would be left in it."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl; a line holds means over these steps."""
     save_every: float = 1.0

@@ -1,14 +1,12 @@
 """The training loop: one for every objective, on one process or many, resumable to the bit."""
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from timm.utils import ModelEmaV3
 from torch import nn
 
 from vrwkv.errors import InputError
@@ -17,6 +15,7 @@ from vrwkv.training.config import FitConfig
 from vrwkv.training.distributed import Distributed, unwrap_model, wrap_model
 from vrwkv.training.interruption import Interruption, agreed_signal, signal_flags, stop_exception
 from vrwkv.training.metrics import MetricsLog, evaluated_steps
+from vrwkv.training.moving_average import create_average
 from vrwkv.training.objective import Objective
 from vrwkv.training.optimizer import create_optimizer
 from vrwkv.training.precision import Precision
@@ -133,10 +132,11 @@ class _Loop:
                 )
             self.bare.set_grad_checkpointing(True)  # type: ignore[operator]
         self.optimizer = create_optimizer(self.bare, config.optim, train.lr)
-        # over parameters, because timm would average tied tensors once for each of their names; buffers are copied
-        self.ema = ModelEmaV3(self.bare, train.ema_decay, exclude_buffers=True) if train.ema_decay else None
-        if train.ema_decay and distributed.is_main:
-            _warn_of_slow_average(train.ema_decay, train.epochs * steps_per_epoch)
+        self.ema = None
+        if train.ema_decay:
+            self.ema = create_average(
+                self.bare, train.ema_decay, train.ema_warmup, self.total_steps, announce=distributed.is_main
+            )
         schedule = create_schedule(self.optimizer, config.schedule, train.lr, train.epochs, steps_per_epoch)
         self.state = _LoopState(steps_per_epoch, loader.batch_size)
 
@@ -298,13 +298,3 @@ class _Loop:
 
     def _epoch(self, step: int) -> dict[str, float]:
         return {"epoch": round(step / self.loader.steps_per_epoch, 4)}
-
-
-def _warn_of_slow_average(decay: float, steps: int) -> None:
-    """Say so on standard error where the averaged weights of a whole run would still hold much of the starting ones."""
-    if steps > 0 and (share := decay**steps) > 0.05:
-        print(
-            f"warning: after all {steps} steps, {share:.0%} of the averaged weights are still the starting ones: lower "
-            f"train.ema_decay to {0.01 ** (1 / steps):.3f} or less, or set it to null",
-            file=sys.stderr,
-        )
