@@ -1,4 +1,4 @@
-"""The Triton backend of bi_wkv6 where the contract of all backends does not look: chunks, heads, repeats, refusals."""
+"""The Triton backend of bi_wkv6 where the contract of all backends does not look: spans, heads, repeats, refusals."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from wkv_ops_under_test import (
 )
 
 from vrwkv.ops import available_backends, bi_wkv6, explain_backends, triton_runtime
-from vrwkv.ops.bi_wkv6.triton_chunking import CHUNK, Chunking
+from vrwkv.ops.bi_wkv6.triton_spans import BLOCK, PROGRAMS, SHORTEST, TILE, Spans, walked_length
 from vrwkv.ops.dispatch import select_backend
 
 OP = WKV_OPS[1]
@@ -47,8 +47,8 @@ def check(inputs: list[Tensor], lengths: list[int] | None = None) -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize("tokens", [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1])
-def test_around_the_ends_of_chunks(tokens: int) -> None:
+@pytest.mark.parametrize("tokens", [BLOCK, BLOCK + 1, TILE + 1, SHORTEST, SHORTEST + 1, 2 * SHORTEST + 1])
+def test_around_the_ends_of_blocks_and_spans(tokens: int) -> None:
     check(drawn(tokens))
 
 
@@ -59,8 +59,16 @@ def test_head_sizes(head_dim: int) -> None:
 
 
 @needs_triton
-def test_several_images_heads_and_chunks() -> None:
-    check(drawn(CHUNK + 7, torch.float16, batch=2, heads=2, head_dim=5))
+def test_several_images_heads_and_spans() -> None:
+    check(drawn(SHORTEST + 7, torch.float16, batch=2, heads=2, head_dim=5))
+
+
+@needs_triton
+def test_images_of_one_span(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where images and heads are many: no states between spans, one walk over all tokens."""
+    monkeypatch.setitem(walked_length.__globals__, "PROGRAMS", 1)
+    assert walked_length(1, SHORTEST + 7, 1) >= SHORTEST + 7
+    check(drawn(SHORTEST + 7, batch=2))
 
 
 @needs_triton
@@ -69,16 +77,16 @@ def test_strides_of_several_heads() -> None:
 
 
 @needs_triton
-def test_packed_images_of_one_token_and_of_whole_chunks() -> None:
-    check(drawn(2 * CHUNK + 3), [1, CHUNK, 1, CHUNK + 1])
+def test_packed_images_of_one_token_and_of_whole_spans() -> None:
+    check(drawn(2 * SHORTEST + 3), [1, SHORTEST, 1, SHORTEST + 1])
 
 
 @needs_triton
 @pytest.mark.parametrize("packed", [False, True])
 def test_repeats_are_the_same_to_the_bit(packed: bool) -> None:
-    inputs = drawn(CHUNK + 9, torch.bfloat16)
+    inputs = drawn(TILE + 9, torch.bfloat16)
     grad = output_gradient(OP, inputs)
-    cu_seqlens = torch.tensor([0, 30, CHUNK + 9], dtype=torch.int32, device=DEVICE) if packed else None
+    cu_seqlens = torch.tensor([0, 30, TILE + 9], dtype=torch.int32, device=DEVICE) if packed else None
     first = output_and_gradients(RUN, inputs, grad, cu_seqlens=cu_seqlens)
     with poisoned_memory():
         second = output_and_gradients(RUN, inputs, grad, cu_seqlens=cu_seqlens)
@@ -98,18 +106,32 @@ def test_opcheck() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_chunks_cover_each_packed_token_once(seed: int) -> None:
+@pytest.mark.parametrize("length", [TILE, SHORTEST])
+def test_spans_cover_each_packed_token_once(length: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, [2, 64, 65, 200, 1000][seed], (17,), generator=generator)
     tokens = int(lengths.sum())
     cu_seqlens = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).int()
-    chunking = Chunking.of_packed(cu_seqlens, tokens)
-    bounds, first_chunk = chunking.bounds.tolist(), chunking.first_chunk.tolist()
-    assert len(bounds) == chunking.chunks >= first_chunk[-1]
-    assert all(count == 0 for _, count in bounds[first_chunk[-1] :])
+    spans = Spans.of_packed(cu_seqlens, tokens, length)
+    bounds, first_span = spans.bounds.tolist(), spans.first_span.tolist()
+    assert len(bounds) == spans.num_spans >= first_span[-1]
+    assert all(count == 0 for _, count in bounds[first_span[-1] :])
     for image, (begin, end) in enumerate(pairwise(cu_seqlens.tolist())):
-        covered = [first + i for first, count in bounds[slice(*first_chunk[image : image + 2])] for i in range(count)]
+        covered = [first + i for first, count in bounds[slice(*first_span[image : image + 2])] for i in range(count)]
         assert covered == list(range(begin, end))
+
+
+@pytest.mark.parametrize(
+    ("batch", "tokens", "heads"), [(1, 1, 1), (1, 16384, 3), (256, 196, 3), (7, 65, 5), (64, 4096, 8)]
+)
+def test_spans_fill_a_gpu_or_are_short(batch: int, tokens: int, heads: int) -> None:
+    length = walked_length(batch, tokens, heads)
+    spans = Spans.of_batch(batch, tokens, length)
+    assert length % BLOCK == 0
+    assert spans.per_image * length >= tokens > (spans.per_image - 1) * length
+    enough = spans.num_spans * heads >= PROGRAMS / 2  # rounding to whole blocks takes some
+    assert enough or length <= SHORTEST
+    assert spans.per_image == 1 or batch * heads < PROGRAMS
 
 
 def test_says_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,27 +161,33 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vrwkv.ops.bi_wkv6.triton_chunking import CHUNK, Sizes
-from vrwkv.ops.bi_wkv6.triton_gradients import chunk_gradients_kernel
-from vrwkv.ops.bi_wkv6.triton_outputs import chunk_outputs_kernel
-from vrwkv.ops.bi_wkv6.triton_states import chunk_updates_kernel, scan_chunks_kernel
+from vrwkv.ops.bi_wkv6.triton_gradients import span_gradients_kernel
+from vrwkv.ops.bi_wkv6.triton_outputs import span_outputs_kernel
+from vrwkv.ops.bi_wkv6.triton_spans import BLOCK, TILE, Sizes
+from vrwkv.ops.bi_wkv6.triton_states import scan_spans_kernel, span_updates_kernel
 
-integers = ["tokens", "heads", "chunks", "chunks_per_image"]
-types = dict.fromkeys(["bounds", "first_chunk"], "*i64")
-types |= dict.fromkeys(["w", "u", "states", "asked", "whole", "grad_w", "partial_u"], "*fp32")
-for size, packed in ((80, True), (16, False)):
-    sizes = Sizes.of_head(size, torch.bfloat16)
-    constants = dict(SIZE=size, WIDTH=sizes.width, ROWS=sizes.rows, LENGTH=CHUNK, LEVELS=CHUNK.bit_length() - 1,
-                     BLOCK=512, PACKED=packed, FULL=False, FITS=True)
+integers = ["tokens", "heads", "spans", "length", "spans_per_image"]
+types = dict.fromkeys(["bounds", "first_span"], "*i64")
+types |= dict.fromkeys(["w", "u", "states", "asked", "whole", "from_future", "grad_w", "partial_u"], "*fp32")
+for size, packed in ((80, True), (64, False)):
+    sizes = Sizes.of_head(size)
+    constants = dict(SIZE=size, WIDTH=sizes.width, ROWS=sizes.rows, PART=512, PACKED=packed, INPUT_TERMS=1, TERMS=2)
     if packed:
         types |= dict.fromkeys(integers, "i32")
     else:
         constants |= dict.fromkeys(integers, 1)  # as Triton compiles integer arguments that happen to be 1
-    for kernel in (chunk_updates_kernel, scan_chunks_kernel, chunk_outputs_kernel, chunk_gradients_kernel):
-        signature = {n: "constexpr" if n in constants else types.get(n, "*bf16") for n in kernel.arg_names}
-        used = {n: constants[n] for n in kernel.arg_names if n in constants}
+        constants |= dict.fromkeys(["bounds", "first_span"])
+    for kernel in (span_updates_kernel, scan_spans_kernel, span_outputs_kernel, span_gradients_kernel):
+        length = TILE if kernel is span_gradients_kernel else BLOCK
+        columns = sizes.rows if kernel is span_gradients_kernel else sizes.columns
+        constants |= dict(LENGTH=length, LEVELS=length.bit_length() - 1, COLUMNS=columns)
+        given = constants | (dict(states=None) if kernel is span_outputs_kernel and not packed else {})
+        signature = {n: "constexpr" if n in given else types.get(n, "*bf16") for n in kernel.arg_names}
+        used = {n: given[n] for n in kernel.arg_names if n in given}
+        warps = sizes.rows_warps if kernel is span_gradients_kernel else sizes.warps
         source = ASTSource(kernel, signature, used)
-        compiled = triton.compile(source, GPUTarget("cuda", 90, 32), dict(num_warps=sizes.warps))
+        compiled = triton.compile(source, GPUTarget("cuda", 90, 32), dict(num_warps=warps))
+        assert "wgmma" not in compiled.asm["ptx"]
         print(compiled.metadata.shared)
 """
 

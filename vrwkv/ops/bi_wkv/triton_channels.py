@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Numbers of Bi-WKV's Triton kernels: a lane's channels in memory and in registers, and two functions of them.
+"""Numbers of Bi-WKV's Triton kernels: a lane's channels in memory and in registers, and powers of two for empty sums.
 
 A lane holds WIDTH neighbouring channels of one chunk of tokens. With a WIDTH of 2, half-precision pairs stay one 32-bit
 register until they are used; with 1, any dtype and any number of channels will do. Values have the shape (chunks,
@@ -9,51 +9,17 @@ lanes, WIDTH), raw ones (chunks, lanes).
 import triton
 import triton.language as tl
 
-from vrwkv.ops.triton_runtime import PTX
+from vrwkv.ops.triton_arithmetic import NATIVE, exp2, instruction
 
-NATIVE = tl.constexpr(PTX)
-LOG2_E = tl.constexpr(1.4426950408889634)
-LN_2 = tl.constexpr(0.6931471805599453)
-MINUS_LOG2_E = tl.constexpr(-1.4426950408889634)
 # Two of -inf in one int32.
 BFLOAT16_NOTHING = tl.constexpr(0xFF80FF80 - 2**32)
 FLOAT16_NOTHING = tl.constexpr(0xFC00FC00 - 2**32)
 
 
 @triton.jit
-def instruction(x, ASSEMBLY: tl.constexpr):
-    """A float32 from one of NVIDIA's instructions."""
-    return tl.inline_asm_elementwise(ASSEMBLY, "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1)
-
-
-@triton.jit
-def exp2(x):
-    """2^x in one instruction: what is below float32's normal numbers is 0."""
-    if NATIVE:
-        return instruction(x, "ex2.approx.ftz.f32 $0, $1;")
-    else:
-        return tl.exp2(x)
-
-
-@triton.jit
 def bounded_exp2(x):
     """2^x, but at most 2^126: times the empty sums for which such powers would be taken, it is 0 and not NaN."""
     return exp2(tl.minimum(x, 126.0))
-
-
-@triton.jit
-def inverse(x):
-    """1 / x to one unit in the last place, in one instruction."""
-    if NATIVE:
-        return instruction(x, "rcp.approx.ftz.f32 $0, $1;")
-    else:
-        return 1.0 / x
-
-
-@triton.jit
-def sigmoid(x):
-    """1 / (1 + e^-x)."""
-    return inverse(1.0 + exp2(x * MINUS_LOG2_E))
 
 
 @triton.jit

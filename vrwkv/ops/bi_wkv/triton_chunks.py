@@ -8,8 +8,9 @@ Inside a chunk a step is one multiply-add for each.
 import triton
 import triton.language as tl
 
-from vrwkv.ops.bi_wkv.triton_channels import LOG2_E, exp2, load_raw, unpack
+from vrwkv.ops.bi_wkv.triton_channels import load_raw, unpack
 from vrwkv.ops.bi_wkv.triton_exchange import NOTHING
+from vrwkv.ops.triton_arithmetic import LOG2_E, exp2
 
 
 @triton.jit

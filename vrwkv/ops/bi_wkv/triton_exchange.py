@@ -10,7 +10,8 @@ then stands for itself, and is there as soon as it is not UNWRITTEN.
 import triton
 import triton.language as tl
 
-from vrwkv.ops.bi_wkv.triton_channels import LN_2, LOG2_E, bounded_exp2, exp2, load_channels, store_channels
+from vrwkv.ops.bi_wkv.triton_channels import bounded_exp2, load_channels, store_channels
+from vrwkv.ops.triton_arithmetic import LN_2, LOG2_E, exp2
 
 NOTHING = tl.constexpr(-1e30)  # scale of an empty sum: finite, so that the difference of two of them is 0 and not NaN
 UNWRITTEN_BITS = 0x7FABCDEF  # a NaN that no arithmetic makes

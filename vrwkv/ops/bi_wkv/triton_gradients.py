@@ -10,15 +10,7 @@ what crosses it: states before it times adjoint states after it, and the reverse
 import triton
 import triton.language as tl
 
-from vrwkv.ops.bi_wkv.triton_channels import (
-    LOG2_E,
-    bounded_exp2,
-    exp2,
-    inverse,
-    sigmoid,
-    store_channels,
-    unpack,
-)
+from vrwkv.ops.bi_wkv.triton_channels import bounded_exp2, store_channels, unpack
 from vrwkv.ops.bi_wkv.triton_chunks import faded, load_block, load_rows, summarise, weight_of
 from vrwkv.ops.bi_wkv.triton_exchange import (
     add_other_spans,
@@ -29,6 +21,7 @@ from vrwkv.ops.bi_wkv.triton_exchange import (
     publish,
 )
 from vrwkv.ops.bi_wkv.triton_programs import channel_parameters, is_steep, locate, tokens_of
+from vrwkv.ops.triton_arithmetic import LOG2_E, exp2, inverse, sigmoid
 
 
 @triton.jit

@@ -8,7 +8,7 @@ through each chunk from both sides.
 import triton
 import triton.language as tl
 
-from vrwkv.ops.bi_wkv.triton_channels import LOG2_E, MINUS_LOG2_E, bounded_exp2, exp2, inverse, unpack
+from vrwkv.ops.bi_wkv.triton_channels import bounded_exp2, unpack
 from vrwkv.ops.bi_wkv.triton_chunks import faded, load_block, load_rows, summarise, weight_of
 from vrwkv.ops.bi_wkv.triton_exchange import (
     add_other_spans,
@@ -18,6 +18,7 @@ from vrwkv.ops.bi_wkv.triton_exchange import (
     publish,
 )
 from vrwkv.ops.bi_wkv.triton_programs import channel_parameters, is_steep, locate, tokens_of
+from vrwkv.ops.triton_arithmetic import LOG2_E, MINUS_LOG2_E, exp2, inverse
 
 
 @triton.jit(do_not_specialize=("tokens", "spans"))

@@ -4,7 +4,8 @@
 import triton
 import triton.language as tl
 
-from vrwkv.ops.bi_wkv.triton_channels import LN_2, LOG2_E, exp2, load_channels
+from vrwkv.ops.bi_wkv.triton_channels import load_channels
+from vrwkv.ops.triton_arithmetic import LN_2, LOG2_E, exp2
 
 # Logarithms to base 2 up to which plain sums over a span are right: 2^-46 twice over is far from float32's smallest
 # number, 2^-126. Decays of ±30 over an image that is one span are below it.

@@ -10,8 +10,8 @@ sums are wrong.
 import triton
 import triton.language as tl
 
-from vrwkv.ops.bi_wkv.triton_channels import LOG2_E
 from vrwkv.ops.bi_wkv.triton_exchange import NOTHING
+from vrwkv.ops.triton_arithmetic import LOG2_E
 
 
 @triton.jit

@@ -9,7 +9,6 @@ Where no channel is steep, a program looks at decay and bonus and ends.
 import triton
 import triton.language as tl
 
-from vrwkv.ops.bi_wkv.triton_channels import LOG2_E
 from vrwkv.ops.bi_wkv.triton_programs import is_steep, per_token
 from vrwkv.ops.bi_wkv.triton_states import (
     crossing,
@@ -25,6 +24,7 @@ from vrwkv.ops.bi_wkv.triton_states import (
     states_before,
     weighed,
 )
+from vrwkv.ops.triton_arithmetic import LOG2_E
 
 
 @triton.jit

@@ -1,33 +1,28 @@
-"""Bi-WKV6 in Triton: chunks of 64 tokens on tensor cores, states in float32, both directions from one read.
+"""Bi-WKV6 in Triton: walks over blocks of 16 tokens on tensor cores, states in registers, in float32.
 
-Forward, three launches: what each chunk adds to the states and a scan over the chunks of an image (triton_states.py),
-then the outputs (triton_outputs.py). Backward, six: the states again, the adjoint states (the same two kernels on r and
-the gradient), the gradient in v (the kernel of the outputs, r and k exchanged), and the other gradients
-(triton_gradients.py). Nothing but the inputs is kept for the backward. No program adds to what another one wrote, so
-that every result is the same to the bit each time.
+Forward: one program walks over an image backwards and forwards again, once per head (triton_outputs.py). Where images
+and heads are too few to fill a GPU, images are cut into spans, and two launches before it compute the states between
+those: what each span adds, and a scan over the spans of an image (triton_states.py). Backward: states and adjoint
+states between spans of 32 tokens (the same two kernels, on k and v and on r and the gradient), the gradient in v (the
+kernel of the outputs, r and k exchanged), and the other gradients (triton_gradients.py). Nothing but the inputs is kept
+for the backward. No program adds to what another one wrote, so that every result is the same to the bit each time.
 
-Bytes per token and channel with bfloat16 inputs, head size N and chunks of L = 64 tokens, each array counted once per
-kernel that touches it:
-
-    inputs and outputs   forward 6 (updates) + 10 (outputs) = 16; backward 6 + 6 + 10 + 16 (gradients) = 38
-    states               4 N / L per direction and pass, float32. Forward: written, read and written by the scan, read;
-                         with two directions 32 N / L. Backward: two sets of states, one of them read twice, 72 N / L
-
-so 48 and 110 with N = 64. Shorter chunks would move more state; longer ones spend more on pairs inside a chunk,
-2 L log2(L) operations per token and channel (times the products that a split factor takes) against 8 N for the states.
+Bytes per token and channel with bfloat16 inputs, each array counted once per walk that touches it: forward 8 + 4
+(backwards) and 8 + 4 + 2 (forwards), of which the second walk finds up to 12 in the cache; with spans of L tokens 6 and
+32 N / L more, head size N. Backward: as much for the gradient in v, 12 for updates, 16 for gradients, and 72 N / 32 for
+states.
 """
 
 import torch
 from torch import Tensor
 
-from vrwkv.ops.bi_wkv6.triton_chunking import CHUNK, Chunking, Sizes
-from vrwkv.ops.bi_wkv6.triton_gradients import chunk_gradients_kernel
-from vrwkv.ops.bi_wkv6.triton_outputs import chunk_outputs_kernel
-from vrwkv.ops.bi_wkv6.triton_states import chunk_updates_kernel, scan_chunks_kernel
+from vrwkv.ops.bi_wkv6.triton_gradients import span_gradients_kernel
+from vrwkv.ops.bi_wkv6.triton_outputs import span_outputs_kernel
+from vrwkv.ops.bi_wkv6.triton_spans import BLOCK, TILE, Sizes, Spans, walked_length
+from vrwkv.ops.bi_wkv6.triton_states import scan_spans_kernel, span_updates_kernel
 from vrwkv.ops.triton_runtime import triton_operator, wrap_triton
 
-SCAN_BLOCK = 512
-LEVELS = CHUNK.bit_length() - 1  # of halving, down to single tokens
+SCAN_PART = 512
 
 
 def bi_wkv6_triton(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
@@ -35,85 +30,87 @@ def bi_wkv6_triton(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seq
     return _bi_wkv6_triton(r, k, v, w, u, cu_seqlens)
 
 
-def _chunking(v: Tensor, cu_seqlens: Tensor | None) -> Chunking:
-    batch, tokens = v.shape[:2]
-    return Chunking.of_batch(batch, tokens) if cu_seqlens is None else Chunking.of_packed(cu_seqlens, tokens)
+def _numerics(dtype: torch.dtype) -> dict[str, int]:
+    """bfloat16 numbers that inputs, and computed factors, are the sums of."""
+    terms = 3 if dtype == torch.float32 else 2
+    return {"INPUT_TERMS": 1 if dtype == torch.bfloat16 else terms, "TERMS": terms}
 
 
-def _chunk_states(rows: Tensor, columns: Tensor, w: Tensor, chunking: Chunking) -> Tensor:
-    """States (2, chunks, H, N, N) that reach each chunk from the chunks before it and from those after it."""
+def _span_states(rows: Tensor, columns: Tensor, w: Tensor, spans: Spans) -> Tensor:
+    """States (2, spans, H, N, N) that reach each span from the spans before it and from those after it."""
     _, tokens, heads, size = columns.shape
-    states = columns.new_empty((2, chunking.chunks, heads, size, size), dtype=torch.float32)
-    whole = columns.new_empty((chunking.chunks, heads, size), dtype=torch.float32)
-    sizes = Sizes.of_head(size, columns.dtype)
-    wrap_triton(chunk_updates_kernel)[(chunking.chunks, heads)](
+    states = columns.new_empty((2, spans.num_spans, heads, size, size), dtype=torch.float32)
+    whole = columns.new_empty((spans.num_spans, heads, size), dtype=torch.float32)
+    sizes = Sizes.of_head(size)
+    wrap_triton(span_updates_kernel)[(spans.num_spans, heads, -(-size // sizes.columns))](
         rows,
         columns,
         w,
         states,
         whole,
-        chunking.bounds,
+        spans.bounds,
         tokens,
         heads,
-        chunking.chunks,
-        chunking.chunks_per_image,
+        spans.num_spans,
+        spans.length,
+        spans.per_image,
         SIZE=size,
         WIDTH=sizes.width,
-        ROWS=sizes.rows,
-        LENGTH=CHUNK,
-        **_numerics(columns, chunking),
+        COLUMNS=sizes.columns,
+        LENGTH=BLOCK,
+        PACKED=spans.bounds is not None,
+        **_numerics(columns.dtype),
         num_warps=sizes.warps,
     )
-    wrap_triton(scan_chunks_kernel)[(chunking.images * heads, -(-size * size // SCAN_BLOCK), 2)](
+    wrap_triton(scan_spans_kernel)[(spans.images * heads, -(-size * size // SCAN_PART), 2)](
         states,
         whole,
-        chunking.first_chunk,
+        spans.first_span,
         heads,
-        chunking.chunks,
-        chunking.chunks_per_image,
+        spans.num_spans,
+        spans.per_image,
         SIZE=size,
-        BLOCK=SCAN_BLOCK,
-        PACKED=chunking.bounds is not None,
+        PART=SCAN_PART,
+        PACKED=spans.bounds is not None,
         num_warps=4,
     )
     return states
 
 
-def _chunk_outputs(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, states: Tensor, chunking: Chunking) -> Tensor:
+def _outputs(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """y (B, T, H, N), dtype of `v`."""
-    _, tokens, heads, size = v.shape
+    batch, tokens, heads, size = v.shape
+    images = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    spans = Spans.of(v, cu_seqlens, walked_length(images, -(-batch * tokens // images), heads))
+    # Packed images may all be one span, but how long they are is data.
+    states = None if spans.per_image == 1 else _span_states(k, v, w, spans)
     y = v.new_empty(v.shape)
-    sizes = Sizes.of_head(size, v.dtype)
-    wrap_triton(chunk_outputs_kernel)[(chunking.chunks, heads)](
+    sizes = Sizes.of_head(size)
+    wrap_triton(span_outputs_kernel)[(spans.num_spans, heads, -(-size // sizes.columns))](
         r,
         k,
         v,
         w,
         u,
         states,
+        v.new_empty(v.shape, dtype=torch.float32),
         y,
-        chunking.bounds,
+        spans.bounds,
         tokens,
         heads,
-        chunking.chunks,
-        chunking.chunks_per_image,
+        spans.num_spans,
+        spans.length,
+        spans.per_image,
         SIZE=size,
         WIDTH=sizes.width,
-        ROWS=sizes.rows,
-        LENGTH=CHUNK,
-        LEVELS=LEVELS,
-        **_numerics(v, chunking),
+        COLUMNS=sizes.columns,
+        LENGTH=BLOCK,
+        LEVELS=BLOCK.bit_length() - 1,  # of halving, down to single tokens
+        PACKED=spans.bounds is not None,
+        **_numerics(v.dtype),
         num_warps=sizes.warps,
     )
     return y
-
-
-def _numerics(v: Tensor, chunking: Chunking) -> dict[str, bool]:
-    return {
-        "PACKED": chunking.bounds is not None,
-        "FULL": v.dtype == torch.float32,
-        "FITS": v.dtype == torch.bfloat16,
-    }
 
 
 def _fake_forward(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
@@ -127,28 +124,27 @@ def _fake_backward(
     return grad_r, grad_k, grad_v, grad_w, grad_u
 
 
-@triton_operator("vrwkv::bi_wkv6_triton", _fake_forward)
+# Opaque: how many spans there are depends on sizes, for which compilers would make a graph each.
+@triton_operator("vrwkv::bi_wkv6_triton", _fake_forward, opaque=True)
 def _bi_wkv6_triton(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     r, k, v, w, u = (tensor.contiguous() for tensor in (r, k, v, w, u))
-    chunking = _chunking(v, cu_seqlens)
-    return _chunk_outputs(r, k, v, w, u, _chunk_states(k, v, w, chunking), chunking)
+    return _outputs(r, k, v, w, u, cu_seqlens)
 
 
-@triton_operator("vrwkv::bi_wkv6_triton_backward", _fake_backward)
+@triton_operator("vrwkv::bi_wkv6_triton_backward", _fake_backward, opaque=True)
 def _bi_wkv6_triton_backward(
     grad: Tensor, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     grad, r, k, v, w, u = (tensor.contiguous() for tensor in (grad, r, k, v, w, u))
     _, tokens, heads, size = v.shape
-    chunking = _chunking(v, cu_seqlens)
-    states = _chunk_states(k, v, w, chunking)
-    asked = _chunk_states(r, grad, w, chunking)
-    grad_v = _chunk_outputs(k, r, grad, w, u, asked, chunking)
+    grad_v = _outputs(k, r, grad, w, u, cu_seqlens)
+    spans = Spans.of(v, cu_seqlens, TILE)
+    states = _span_states(k, v, w, spans)
+    asked = _span_states(r, grad, w, spans)
     grad_r, grad_k, grad_w = (tensor.new_empty(tensor.shape) for tensor in (r, k, w))
-    partial_u = v.new_zeros((chunking.chunks, heads, size), dtype=torch.float32)
-    # In float32 products for half types, too: with split factors, Triton 3.6 compiled this kernel wrongly for an H100.
-    sizes = Sizes.of_head(size, torch.float32)
-    wrap_triton(chunk_gradients_kernel)[(chunking.chunks, heads, -(-size // sizes.rows))](
+    partial_u = v.new_zeros((spans.num_spans, heads, size), dtype=torch.float32)
+    sizes = Sizes.of_head(size)
+    wrap_triton(span_gradients_kernel)[(spans.num_spans, heads, -(-size // sizes.rows))](
         grad,
         r,
         k,
@@ -161,20 +157,19 @@ def _bi_wkv6_triton_backward(
         grad_k,
         grad_w,
         partial_u,
-        chunking.bounds,
+        spans.bounds,
         tokens,
         heads,
-        chunking.chunks,
-        chunking.chunks_per_image,
+        spans.num_spans,
+        spans.per_image,
         SIZE=size,
-        WIDTH=sizes.width,
         ROWS=sizes.rows,
-        LENGTH=CHUNK,
-        LEVELS=LEVELS,
-        PACKED=chunking.bounds is not None,
-        FULL=True,
-        FITS=False,
-        num_warps=sizes.warps,
+        COLUMNS=sizes.rows,
+        LENGTH=TILE,
+        LEVELS=TILE.bit_length() - 1,
+        PACKED=spans.bounds is not None,
+        **_numerics(v.dtype),
+        num_warps=sizes.rows_warps,
     )
     return grad_r, grad_k, grad_v, grad_w, partial_u.sum(0).to(u.dtype)
 

@@ -2,7 +2,7 @@
 
 A float32 number is the sum of bfloat16 numbers, each the nearest to what the earlier ones leave: two of them carry 17
 bits, three all 24. Splitting here, rather than by `input_precision`, makes the interpreter compute what a GPU computes,
-and leaves out products with remainders that are known to be zero. float32 inputs take "ieee" products instead.
+and leaves out products with remainders that are known to be zero.
 """
 
 # mypy: allow-untyped-defs
@@ -10,9 +10,35 @@ import triton
 import triton.language as tl
 
 from vrwkv.ops import triton_runtime
+from vrwkv.ops.triton_arithmetic import NATIVE
 
 INTERPRETED = tl.constexpr(triton_runtime.INTERPRETED)
 FACTOR = tl.constexpr(tl.float32 if triton_runtime.INTERPRETED else tl.bfloat16)  # the interpreter's takes no bfloat16
+
+# `split` for two elements at a time, which the compiler does one by one: instructions of NVIDIA's.
+TWO_TERMS = tl.constexpr("""{
+.reg .b32 low, high;
+cvt.rn.bf16x2.f32 $0, $3, $2;
+shl.b32 low, $0, 16;
+and.b32 high, $0, 0xffff0000;
+sub.f32 low, $2, low;
+sub.f32 high, $3, high;
+cvt.rn.bf16x2.f32 $1, high, low;
+}""")
+THREE_TERMS = tl.constexpr("""{
+.reg .b32 low, high, first_low, first_high;
+cvt.rn.bf16x2.f32 $0, $4, $3;
+shl.b32 low, $0, 16;
+and.b32 high, $0, 0xffff0000;
+sub.f32 first_low, $3, low;
+sub.f32 first_high, $4, high;
+cvt.rn.bf16x2.f32 $1, first_high, first_low;
+shl.b32 low, $1, 16;
+and.b32 high, $1, 0xffff0000;
+sub.f32 low, first_low, low;
+sub.f32 high, first_high, high;
+cvt.rn.bf16x2.f32 $2, high, low;
+}""")
 
 
 @triton.jit
@@ -35,43 +61,46 @@ def to_type(x, TYPE: tl.constexpr):
 
 
 @triton.jit
-def add_product(
-    total, a, b, A_FITS: tl.constexpr, B_FITS: tl.constexpr, FULL: tl.constexpr, REMAINDERS: tl.constexpr = False
-):
-    """`total` (None for zero) plus the product of (M, K) and (K, N), to float32 accuracy or, without FULL, to 2^-17.
-
-    A_FITS and B_FITS say which of the two have no more bits than bfloat16 has, REMAINDERS whether to multiply the two
-    remainders with each other, too. One accumulator takes all terms: fewer registers for products in flight.
-    """
-    if FULL:
-        return tl.dot(a, b, total, input_precision="ieee")
+def split(x, TERMS: tl.constexpr):
+    """`x` (float32) as a sum of TERMS bfloat16 numbers, largest first."""
+    if NATIVE and TERMS == 2:
+        return tl.inline_asm_elementwise(
+            TWO_TERMS, "=r,=r,r,r", [x], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=2
+        )
+    elif NATIVE and TERMS == 3:
+        types: tl.constexpr = (tl.bfloat16, tl.bfloat16, tl.bfloat16)
+        return tl.inline_asm_elementwise(THREE_TERMS, "=r,=r,=r,r,r", [x], dtype=types, is_pure=True, pack=2)
     else:
-        a_first = a if A_FITS else nearest_bfloat16(a)
-        b_first = b if B_FITS else nearest_bfloat16(b)
-        if REMAINDERS:
-            a_rest, b_rest = nearest_bfloat16(a - a_first), nearest_bfloat16(b - b_first)
-            total = tl.dot(a_rest.to(FACTOR), b_rest.to(FACTOR), total, input_precision="ieee")
-        if not A_FITS:
-            a_rest = nearest_bfloat16(a - a_first)
-            total = tl.dot(a_rest.to(FACTOR), b_first.to(FACTOR), total, input_precision="ieee")
-        if not B_FITS:
-            b_rest = nearest_bfloat16(b - b_first)
-            total = tl.dot(a_first.to(FACTOR), b_rest.to(FACTOR), total, input_precision="ieee")
-        return tl.dot(a_first.to(FACTOR), b_first.to(FACTOR), total, input_precision="ieee")
+        terms = ()
+        for _ in tl.static_range(TERMS):
+            term = nearest_bfloat16(x) if INTERPRETED else x.to(tl.bfloat16)
+            terms += (term,)  # type: ignore[assignment]
+            x = x - term.to(tl.float32)
+        return terms
 
 
 @triton.jit
-def add_chosen_rows(total, chosen, x, FULL: tl.constexpr):
-    """`total` (None for zero) plus, for each row of `chosen` (M, K) bool, the rows of `x` (K, N) that it chooses.
+def add_product(total, a, b, A_TERMS: tl.constexpr, B_TERMS: tl.constexpr, TERMS: tl.constexpr):
+    """`total` (None for zero) plus the product of a (M, K) and b (K, N), each split into its number of terms.
 
-    Nothing is subtracted: terms are taken to 24 bits with FULL and to 17 without.
+    Products of terms that together are past the first TERMS are left out: they are below the accuracy. One accumulator
+    takes all others, small ones first.
     """
-    weights = tl.where(chosen, 1.0, 0.0).to(FACTOR)
-    if INTERPRETED and FULL:  # three terms are all of x
-        return tl.dot(weights, x, total, input_precision="ieee")
-    first = nearest_bfloat16(x)
-    second = nearest_bfloat16(x - first)
-    if FULL:
-        total = tl.dot(weights, (x - first - second).to(FACTOR), total)
-    total = tl.dot(weights, second.to(FACTOR), total, input_precision="ieee")
-    return tl.dot(weights, first.to(FACTOR), total, input_precision="ieee")
+    if total is None:
+        total = tl.zeros((a.shape[0], b.shape[1]), tl.float32)
+    if INTERPRETED and TERMS == 3:  # three terms are all of a float32
+        return tl.dot(a, b, total, input_precision="ieee")
+    a_terms, b_terms = split(a, A_TERMS), split(b, B_TERMS)
+    for order in tl.static_range(TERMS):
+        for i in tl.static_range(A_TERMS):
+            for j in tl.static_range(B_TERMS):
+                if i + j == TERMS - 1 - order:
+                    total = tl.dot(a_terms[i], b_terms[j], total)
+    return total
+
+
+@triton.jit
+def add_chosen(total, x, chosen, TERMS: tl.constexpr):
+    """`total` (None for zero) plus, for each column of `chosen` (K, N) bool, the sum of the columns of `x` (M, K) that
+    it chooses. Nothing is subtracted."""
+    return add_product(total, x, tl.where(chosen, 1.0, 0.0), TERMS, 1, TERMS)
