@@ -15,30 +15,23 @@ from vrwkv.ops.triton_arithmetic import NATIVE
 INTERPRETED = tl.constexpr(triton_runtime.INTERPRETED)
 FACTOR = tl.constexpr(tl.float32 if triton_runtime.INTERPRETED else tl.bfloat16)  # the interpreter's takes no bfloat16
 
-# `split` for two elements at a time, which the compiler does one by one: instructions of NVIDIA's.
-TWO_TERMS = tl.constexpr("""{
-.reg .b32 low, high;
-cvt.rn.bf16x2.f32 $0, $3, $2;
-shl.b32 low, $0, 16;
-and.b32 high, $0, 0xffff0000;
-sub.f32 low, $2, low;
-sub.f32 high, $3, high;
-cvt.rn.bf16x2.f32 $1, high, low;
-}""")
-THREE_TERMS = tl.constexpr("""{
-.reg .b32 low, high, first_low, first_high;
-cvt.rn.bf16x2.f32 $0, $4, $3;
-shl.b32 low, $0, 16;
-and.b32 high, $0, 0xffff0000;
-sub.f32 first_low, $3, low;
-sub.f32 first_high, $4, high;
-cvt.rn.bf16x2.f32 $1, first_high, first_low;
-shl.b32 low, $1, 16;
-and.b32 high, $1, 0xffff0000;
-sub.f32 low, first_low, low;
-sub.f32 high, first_high, high;
-cvt.rn.bf16x2.f32 $2, high, low;
-}""")
+
+def _split_assembly(terms: int) -> str:
+    """`split` in NVIDIA's instructions for two elements at a time, which the compiler would convert one by one.
+
+    Operands: the pairs of first, second, … terms, then the two elements.
+    """
+    lines = [".reg .b32 low, high, taken;", f"mov.b32 low, ${terms};", f"mov.b32 high, ${terms + 1};"]
+    for term in range(terms):
+        if term > 0:
+            lines += [f"shl.b32 taken, ${term - 1}, 16;", "sub.f32 low, low, taken;"]
+            lines += [f"and.b32 taken, ${term - 1}, 0xffff0000;", "sub.f32 high, high, taken;"]
+        lines.append(f"cvt.rn.bf16x2.f32 ${term}, high, low;")
+    return "{\n" + "\n".join(lines) + "\n}"
+
+
+TWO_TERMS = tl.constexpr(_split_assembly(2))
+THREE_TERMS = tl.constexpr(_split_assembly(3))
 
 
 @triton.jit
