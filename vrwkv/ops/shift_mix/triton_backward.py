@@ -6,7 +6,7 @@
 import triton
 import triton.language as tl
 
-from vrwkv.ops.shift_mix.triton_neighbours import element_and_difference
+from vrwkv.ops.shift_mix.triton_neighbours import difference_from_neighbour, load_standardised, look_around
 
 
 @triton.jit
@@ -54,7 +54,12 @@ def gradients_kernel(
     norm_bias. The gradient in z is gathered from the neighbour that saw the element; nobody adds to what another
     program wrote. A program walks through tokens_per_program tokens, BLOCK_T at a time, with all their channels where
     there is a norm.
+
+    Gradients in share are Σ_t g_t (z of the neighbour of t - z_t). Where the neighbour's z takes a norm to compute, the
+    sum is taken over neighbours instead, with the gradients that grad_z gathers anyway: Σ_t z_t (g of the one that sees
+    t - g_t). Without a norm z may be far from zero, and digits would be lost so.
     """
+    GATHERED: tl.constexpr = NORMED and not CORRECTED
     program = tl.program_id(0)
     channel = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C))[None, :]
     here = channel < CHANNELS
@@ -74,28 +79,36 @@ def gradients_kernel(
     for start in range(first, last, BLOCK_T):
         token = start + tl.arange(0, BLOCK_T)
         valid = (token < last)[:, None] & here
-        own, _, difference, offset, moves, seen = element_and_difference(
-            x,
-            statistics,
-            weight,
-            bias,
-            token,
-            channel,
-            total,
-            image_tokens,
-            height,
-            width,
-            shift,
-            valid,
-            CHANNELS,
-            HEAD,
-            END_1,
-            END_2,
-            END_3,
-            END_4,
-            ALIGN,
-            NORMED,
+        row, column, within, offset, moves, sees, seen = look_around(
+            token, channel, total, image_tokens, height, width, shift, HEAD, END_1, END_2, END_3, END_4, ALIGN
         )
+        own, scale = load_standardised(x, statistics, token, channel, total, valid, CHANNELS, NORMED)
+        z = own * weight + bias if NORMED else own
+        if not GATHERED:
+            difference = difference_from_neighbour(
+                x,
+                statistics,
+                weight,
+                bias,
+                z,
+                token,
+                channel,
+                total,
+                height,
+                width,
+                shift,
+                row,
+                column,
+                within,
+                offset,
+                moves,
+                sees & valid,
+                CHANNELS,
+                END_1,
+                END_2,
+                END_3,
+                NORMED,
+            )
         place = token.to(tl.int64)[:, None] * CHANNELS + channel
         back = (token.to(tl.int64)[:, None] - offset) * CHANNELS + channel
         seen = seen & valid
@@ -105,23 +118,26 @@ def gradients_kernel(
         for index in tl.static_range(MIXTURES):
             given = tl.load(grad + index * mixture_size + place, valid, other=0.0).to(tl.float32)
             asked = tl.load(grad + index * mixture_size + back, seen, other=0.0).to(tl.float32)
-            in_mix = given * difference
-            new_sums = new_sums + (share_sums[index] + in_mix,)  # noqa: RUF005
-            mix = shares[index]
-            mix_back = shares[index]
-            if CORRECTED:
-                tl.store(grad_correction + index * mixture_size + place, in_mix, valid)
-                mix += tl.load(correction + index * mixture_size + place, valid, other=0.0).to(tl.float32)
-                mix_back += tl.load(correction + index * mixture_size + back, seen, other=0.0).to(tl.float32)
             grad_z += given
-            moved += asked * mix_back - given * mix
+            if GATHERED:
+                passed_on = tl.where(moves, asked - given, 0.0)
+                moved += passed_on * shares[index]
+                new_sums = new_sums + (share_sums[index] + passed_on * z,)  # noqa: RUF005
+            else:
+                in_mix = given * difference
+                new_sums = new_sums + (share_sums[index] + in_mix,)  # noqa: RUF005
+                mix, mix_back = shares[index], shares[index]
+                if CORRECTED:
+                    tl.store(grad_correction + index * mixture_size + place, in_mix, valid)
+                    mix += tl.load(correction + index * mixture_size + place, valid, other=0.0).to(tl.float32)
+                    mix_back += tl.load(correction + index * mixture_size + back, seen, other=0.0).to(tl.float32)
+                moved += tl.where(moves, asked * mix_back - given * mix, 0.0)
         share_sums = new_sums
-        grad_z += tl.where(moves, moved, 0.0)
+        grad_z += moved
         if NORMED:
             weight_sum += grad_z * own
             bias_sum += grad_z
-            scale = tl.load(statistics + 2 * tl.cast(total, tl.int64) + token, token < last, other=0.0)
-            grad_z = through_norm(grad_z * weight, own, scale[:, None], CHANNELS)
+            grad_z = through_norm(grad_z * weight, own, scale, CHANNELS)
         tl.store(grad_x + place, grad_z, valid)
     rows: tl.constexpr = MIXTURES + 2 if NORMED else MIXTURES
     row = partial + program.to(tl.int64) * rows * CHANNELS + channel

@@ -6,7 +6,7 @@
 import triton
 import triton.language as tl
 
-from vrwkv.ops.shift_mix.triton_neighbours import element_and_difference
+from vrwkv.ops.shift_mix.triton_neighbours import difference_from_neighbour, load_standardised, look_around
 
 
 @triton.jit
@@ -71,26 +71,34 @@ def mixtures_kernel(
     if NORMED:
         weight = tl.load(norm_weight + channel, channel < CHANNELS, other=0.0).to(tl.float32)
         bias = tl.load(norm_bias + channel, channel < CHANNELS, other=0.0).to(tl.float32)
-    _, z, difference, _, _, _ = element_and_difference(
+    row, column, within, offset, moves, sees, _ = look_around(
+        token, channel, total, image_tokens, height, width, shift, HEAD, END_1, END_2, END_3, END_4, ALIGN
+    )
+    z, _ = load_standardised(x, statistics, token, channel, total, valid, CHANNELS, NORMED)
+    if NORMED:
+        z = z * weight + bias
+    difference = difference_from_neighbour(
         x,
         statistics,
         weight,
         bias,
+        z,
         token,
         channel,
         total,
-        image_tokens,
         height,
         width,
         shift,
-        valid,
+        row,
+        column,
+        within,
+        offset,
+        moves,
+        sees & valid,
         CHANNELS,
-        HEAD,
         END_1,
         END_2,
         END_3,
-        END_4,
-        ALIGN,
         NORMED,
     )
     place = token.to(tl.int64)[:, None] * CHANNELS + channel

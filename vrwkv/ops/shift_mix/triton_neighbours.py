@@ -1,4 +1,4 @@
-"""What the Triton kernels of shift-and-mix share: where an element's neighbour is, and how much more it holds.
+"""What the Triton kernels of shift-and-mix share: elements, where their neighbours are, and how much more those hold.
 
 Tiles are (t, c): tokens by channels. Tokens are counted through the batch in 32 bits, addresses are 64 bits wide.
 END_1 … END_4 are the channels at which the groups end inside a head (left, right, above, below).
@@ -81,11 +81,7 @@ def value_of_neighbour(
 
 
 @triton.jit
-def element_and_difference(
-    x,
-    statistics,
-    weight,
-    bias,
+def look_around(
     token,
     channel,
     total,
@@ -93,40 +89,68 @@ def element_and_difference(
     height,
     width,
     shift,
-    valid,
-    CHANNELS: tl.constexpr,
     HEAD: tl.constexpr,
     END_1: tl.constexpr,
     END_2: tl.constexpr,
     END_3: tl.constexpr,
     END_4: tl.constexpr,
     ALIGN: tl.constexpr,
-    NORMED: tl.constexpr,
 ):
-    """Elements, as they are and normalised, and what the neighbour has more; how elements are moved.
-
-    Returns:
-        x standardised (as it is without a norm), z, the neighbour's z less z: float32 (t, c), 0 where nothing moves;
-        offset (1, c), moves and seen (t, c) as `neighbour` has them.
-    """
+    """Row and column of tokens (t,), channels within their head (1, c), and what `neighbour` returns for them."""
     within = (channel // ALIGN * ALIGN) % HEAD
     row, column = place_on_grid(token, total, image_tokens, height, width)
     offset, moves, sees, seen = neighbour(row, column, within, height, width, shift, END_1, END_2, END_3, END_4)
-    tokens = token.to(tl.int64)[:, None]
-    sees = sees & valid
-    own = tl.load(x + tokens * CHANNELS + channel, valid, other=0.0).to(tl.float32)
-    other = tl.load(x + (tokens + offset) * CHANNELS + channel, sees, other=0.0).to(tl.float32)
+    return row, column, within, offset, moves, sees, seen
+
+
+@triton.jit
+def load_standardised(x, statistics, token, channel, total, valid, CHANNELS: tl.constexpr, NORMED: tl.constexpr):
+    """x standardised, as it is without a norm: float32 (t, c), the scale by which it was standardised (t, 1)."""
+    own = tl.load(x + token.to(tl.int64)[:, None] * CHANNELS + channel, valid, other=0.0).to(tl.float32)
+    scale = 1.0
+    if NORMED:
+        exists = (token < total)[:, None]
+        place = statistics + token[:, None]
+        rows = tl.cast(total, tl.int64)
+        own -= tl.load(place, exists, other=0.0)
+        own -= tl.load(place + rows, exists, other=0.0)
+        scale = tl.load(place + 2 * rows, exists, other=0.0)
+        own *= scale
+    return own, scale
+
+
+@triton.jit
+def difference_from_neighbour(
+    x,
+    statistics,
+    weight,
+    bias,
+    z,
+    token,
+    channel,
+    total,
+    height,
+    width,
+    shift,
+    row,
+    column,
+    within,
+    offset,
+    moves,
+    sees,
+    CHANNELS: tl.constexpr,
+    END_1: tl.constexpr,
+    END_2: tl.constexpr,
+    END_3: tl.constexpr,
+    NORMED: tl.constexpr,
+):
+    """What the neighbour that `sees` (t, c) allows has more than z: float32 (t, c), 0 where nothing moves."""
+    other = tl.load(x + (token.to(tl.int64)[:, None] + offset) * CHANNELS + channel, sees, other=0.0).to(tl.float32)
     if NORMED:
         rest = statistics + tl.cast(total, tl.int64)
         scale = rest + total
-        own -= tl.load(statistics + token, token < total, other=0.0)[:, None]
-        own -= tl.load(rest + token, token < total, other=0.0)[:, None]
-        own *= tl.load(scale + token, token < total, other=0.0)[:, None]
         other -= value_of_neighbour(statistics, token, row, column, within, height, width, shift, END_1, END_2, END_3)
         other -= value_of_neighbour(rest, token, row, column, within, height, width, shift, END_1, END_2, END_3)
         other *= value_of_neighbour(scale, token, row, column, within, height, width, shift, END_1, END_2, END_3)
-        z = own * weight + bias
         other = tl.where(sees, other * weight + bias, 0.0)
-    else:
-        z = own
-    return own, z, tl.where(moves, other - z, 0.0), offset, moves, seen
+    return tl.where(moves, other - z, 0.0)
