@@ -20,9 +20,12 @@ from vrwkv.ops.bi_wkv6.triton_gradients import span_gradients_kernel
 from vrwkv.ops.bi_wkv6.triton_outputs import span_outputs_kernel
 from vrwkv.ops.bi_wkv6.triton_spans import BLOCK, TILE, Sizes, Spans, walked_length
 from vrwkv.ops.bi_wkv6.triton_states import scan_spans_kernel, span_updates_kernel
-from vrwkv.ops.triton_runtime import triton_operator, wrap_triton
+from vrwkv.ops.triton_runtime import PTX, triton_operator, wrap_triton
 
 SCAN_PART = 512
+# Registers of a thread of the walks over half types: six programs of two warps fit a multiprocessor instead of four,
+# for a sixth more instructions. They wait for products and barriers most of the time.
+WALK_REGISTERS = 168
 
 
 def bi_wkv6_triton(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
@@ -86,6 +89,7 @@ def _outputs(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: 
     states = None if spans.per_image == 1 else _span_states(k, v, w, spans)
     y = v.new_empty(v.shape)
     sizes = Sizes.of_head(size)
+    options = {"maxnreg": WALK_REGISTERS} if PTX and v.dtype != torch.float32 else {}
     wrap_triton(span_outputs_kernel)[(spans.num_spans, heads, -(-size // sizes.columns))](
         r,
         k,
@@ -109,6 +113,7 @@ def _outputs(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, cu_seqlens: 
         PACKED=spans.bounds is not None,
         **_numerics(v.dtype),
         num_warps=sizes.warps,
+        **options,
     )
     return y
 
