@@ -14,8 +14,7 @@ from vrwkv.models import (
     save_for_hf,
     to_published,
 )
-
-__version__ = "0.1.0"
+from vrwkv.version import __version__
 
 __all__ = [
     "InputError",

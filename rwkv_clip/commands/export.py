@@ -10,15 +10,19 @@ import open_clip
 import torch
 from torch import Tensor
 
-from rwkv_clip.model import create_model, load
+from rwkv_clip.model import create_model, load, preprocess_config
 from rwkv_clip.open_clip_adapter import MODEL_CONFIGS
 from rwkv_clip.text import TextTower
 from vrwkv.command import run_command
 from vrwkv.commands.export import CLIP_PREFIX
 from vrwkv.commands.export import main as export
+from vrwkv.data.augmentation import ImageFormat
 from vrwkv.errors import InputError
+from vrwkv.export.metadata import image_metadata, model_metadata
 from vrwkv.export.tower import Tower, image_tower
 from vrwkv.models import VisionRWKV
+
+TOKENIZER = "open_clip.SimpleTokenizer"  # what `rwkv_clip.model.tokenizer_of` makes
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -44,10 +48,19 @@ def clip_tower(options: argparse.Namespace) -> Tower | None:
         raise InputError(f"name a model, for example --model {names[0]}, or a --checkpoint")
     model = _model(options.model, options.checkpoint)
     if options.tower == "text":
-        return text_tower(model.text)
-    if not isinstance(model.visual.trunk, VisionRWKV):
-        raise InputError(f"only towers of this toolkit are exported, not {type(model.visual.trunk).__name__}")
-    return image_tower(model.visual, model.visual.trunk)
+        same = (name for name in names if _shapes(name) == _shapes_of(model))
+        return text_tower(model.text, options.model or next(same, CLIP_PREFIX))
+    trunk: Any = model.visual.trunk
+    if not isinstance(trunk, VisionRWKV):
+        raise InputError(f"only towers of this toolkit are exported, not {type(trunk).__name__}")
+    return image_tower(model.visual, trunk, image_metadata(options.model, _image_format(model)))
+
+
+def _image_format(model: Any) -> ImageFormat:
+    """What `load`'s preprocessing does; open_clip resizes the shorter side to the size itself."""
+    config = preprocess_config(model)
+    size = config.size if isinstance(config.size, int) else config.size[0]
+    return ImageFormat(size, tuple(config.mean), tuple(config.std), config.interpolation, crop_pct=1.0)  # type: ignore[arg-type]
 
 
 def _model(name: str | None, checkpoint: str | None) -> Any:
@@ -56,18 +69,28 @@ def _model(name: str | None, checkpoint: str | None) -> Any:
         assert config is not None
         return create_model(config).eval()
     model, _, _ = load(Path(checkpoint))
-    if name is not None:
-        config = open_clip.get_model_config(name)
-        assert config is not None
-        with torch.device("meta"):
-            expected = {key: tensor.shape for key, tensor in create_model(config).state_dict().items()}
-        if expected != {key: tensor.shape for key, tensor in model.state_dict().items()}:
-            raise InputError(f"{checkpoint} does not hold a {name}; leave --model out to take the model as it is")
+    if name is not None and _shapes(name) != _shapes_of(model):
+        raise InputError(f"{checkpoint} does not hold a {name}; leave --model out to take the model as it is")
     return model
 
 
-def text_tower(tower: TextTower) -> Tower:
+def _shapes(name: str) -> dict[str, torch.Size]:
+    config = open_clip.get_model_config(name)
+    assert config is not None
+    with torch.device("meta"):
+        return _shapes_of(create_model(config))
+
+
+def _shapes_of(model: torch.nn.Module) -> dict[str, torch.Size]:
+    return {key: tensor.shape for key, tensor in model.state_dict().items()}
+
+
+def text_tower(tower: TextTower, architecture: str = CLIP_PREFIX) -> Tower:
     """A text tower for any number of texts of its full context length, as its tokenizer makes them.
+
+    Args:
+        tower: the model.
+        architecture: name of the image-text model, for the file's metadata.
 
     Raises:
         InputError: a tower of another toolkit.
@@ -87,6 +110,7 @@ def text_tower(tower: TextTower) -> Tower:
         example_shape=(2, length),
         dynamic_sizes={0: ("batch", 1)},
         check_shapes=((1, length), (3, length), (8, length)),
+        metadata=model_metadata(architecture, context_length=length, vocab_size=tower.vocab_size, tokenizer=TOKENIZER),
     )
 
 

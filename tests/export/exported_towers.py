@@ -1,5 +1,6 @@
 """Small models away from their starting values, exported once, and a process in which vrwkv cannot be imported."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import vrwkv  # noqa: F401
@@ -52,6 +54,20 @@ def moved(model: nn.Module) -> nn.Module:
 
 def small_image_tower(name: str, **kwargs: object) -> Tower:
     return image_tower(moved(timm.create_model(name, **{**SMALL, **kwargs})))
+
+
+def documented_example() -> list[str]:
+    """The blocks of Python in docs/export.md: one that defines `prepare`, one that classifies photo.jpg."""
+    text = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.S)
+
+
+def draw_picture(width: int, height: int) -> Image.Image:
+    """Smooth colours under noise, so that resizing, cropping and the order of channels all show."""
+    y, x = np.mgrid[:height, :width]
+    smooth = np.stack([x / width, y / height, (x + y) % 50 / 50], axis=-1)
+    noise = np.random.default_rng(0).normal(0, 0.1, smooth.shape)
+    return Image.fromarray((255 * np.clip(smooth + noise, 0, 1)).astype(np.uint8))
 
 
 def skip_without_compiler() -> None:

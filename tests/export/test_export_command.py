@@ -56,7 +56,7 @@ def test_a_file_that_disagrees_is_not_left(
         pass
 
     monkeypatch.setattr(writing, "export_program", lambda tower: Program())
-    monkeypatch.setattr(writing, "save_program", lambda program, path: path.write_bytes(b"wrong"))
+    monkeypatch.setattr(writing, "save_program", lambda program, path, metadata: path.write_bytes(b"wrong"))
     monkeypatch.setattr(writing, "load_program", lambda path: lambda tensor: tensor)
     path = tmp_path / "model.pt2"
     with pytest.raises(SystemExit) as stopped:

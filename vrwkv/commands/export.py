@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,11 +14,15 @@ from torch import Tensor
 from vrwkv.command import run_command
 from vrwkv.errors import InputError
 from vrwkv.export.errors import ExportFailure
+from vrwkv.export.metadata import image_metadata
 from vrwkv.export.onnx_file import OLDEST_OPSET
 from vrwkv.export.parity import format_differences
 from vrwkv.export.quantize import format_cost
 from vrwkv.export.tower import Tower, image_tower
 from vrwkv.export.write import SUFFIXES, check_request, write_checked
+
+if TYPE_CHECKING:
+    from vrwkv.objectives.classifier import Classifier
 
 CLIP_PREFIX = "RWKV-CLIP"
 NUM_COST_INPUTS = 32
@@ -29,7 +33,8 @@ EPILOG = """examples:
   export.py --model RWKV-CLIP-B-32 --checkpoint model_31.pt --tower text --format onnx --output text.onnx
 
 The file takes any number of images of any size from two patches on each side. It is compared with the model at three
-sizes before it gets its name; without --checkpoint the weights are random, drawn from --seed."""
+sizes before it gets its name; without --checkpoint the weights are random, drawn from --seed. The file says how its
+input must be prepared: docs/export.md."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -102,38 +107,50 @@ def _image_tower(options: argparse.Namespace) -> Tower:
     if options.tower == "text" or (options.model or "").startswith(CLIP_PREFIX):
         wanted = "--tower text" if options.tower == "text" else f"--model {options.model}"
         raise InputError(f"{wanted} needs image-text models: pip install 'vrwkv[clip]' and run rwkv-clip-export")
-    return image_tower(_image_model(options))
+    classifier = _classifier(options)
+    model: Any = classifier.model
+    height, width = model.patch_embed.img_size
+    # Our evaluation prepares square images in colour; for a model of others, nobody has said how to.
+    prepared = classifier.image if model.in_chans == 3 and height == width else None
+    return image_tower(model, metadata=image_metadata(classifier.architecture, prepared, classifier.class_names))
 
 
-def _image_model(options: argparse.Namespace) -> torch.nn.Module:
-    import timm
-
+def _classifier(options: argparse.Namespace) -> "Classifier":
     from vrwkv.models import VisionRWKV
+    from vrwkv.objectives.classifier import load_classifier
 
     if options.model is not None:
         check_image_architecture(options.model)
     if options.checkpoint is not None:
-        from vrwkv.objectives.classifier import load_classifier
-
         if options.model_kwargs:
             raise InputError("--model-kwargs are for models without a checkpoint; a run's file knows its own")
         classifier = load_classifier(options.checkpoint, default_architecture=options.model)
         if options.model not in (None, classifier.architecture):
             raise InputError(f"{options.checkpoint} holds {classifier.architecture}, not --model {options.model}")
-        model = classifier.model
     else:
         if options.model is None:
             raise InputError("name an architecture, for example --model vrwkv_tiny_patch16_224, or a --checkpoint")
-        try:
-            model = timm.create_model(options.model, pretrained=False, **parse_keyword_arguments(options.model_kwargs))
-        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(
-                f"{options.model} cannot be built with {' '.join(options.model_kwargs)}: {reason}"
-            ) from error
-    if not isinstance(model, VisionRWKV):
-        raise InputError(f"only models of this toolkit are exported, not {type(model).__name__}")
-    return model
+        classifier = _untrained_classifier(options.model, options.model_kwargs)
+    if not isinstance(classifier.model, VisionRWKV):
+        raise InputError(f"only models of this toolkit are exported, not {type(classifier.model).__name__}")
+    return classifier
+
+
+def _untrained_classifier(name: str, texts: Sequence[str]) -> "Classifier":
+    import timm
+    from timm.layers import to_2tuple
+
+    from vrwkv.objectives.classifier import Classifier, image_format
+
+    arguments = parse_keyword_arguments(texts)
+    try:
+        model = timm.create_model(name, pretrained=False, **arguments)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{name} cannot be built with {' '.join(texts)}: {reason}") from error
+    # A model built for another size than the registered one would be trained at that.
+    size = to_2tuple(arguments["img_size"])[0] if "img_size" in arguments else None
+    return Classifier(model, name, arguments, image_format(model, size), None)
 
 
 def check_image_architecture(name: str) -> None:

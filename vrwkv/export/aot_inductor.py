@@ -1,7 +1,7 @@
 """AOTInductor packages: a program compiled into a shared library for this kind of processor."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -41,8 +41,13 @@ def export_for_packages(tower: Tower) -> ExportedProgram:
         return export_program(tower)
 
 
-def write_package(program: ExportedProgram, path: Path) -> None:
+def write_package(program: ExportedProgram, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Compile a program into `path`, which must end in .pt2.
+
+    Args:
+        program: from `export_for_packages`.
+        path: the file.
+        metadata: what `aoti_load_package(path).get_metadata()` will answer, beside torch's own entries.
 
     Raises:
         InputError: there is no C++ compiler.
@@ -50,7 +55,11 @@ def write_package(program: ExportedProgram, path: Path) -> None:
     check_compiler()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+        torch._inductor.aoti_compile_and_package(
+            program,
+            package_path=str(path),
+            inductor_configs={"aot_inductor.metadata": dict(metadata or {})},  # a copy: torch adds to it
+        )
 
 
 def load_package(path: Path) -> Callable[[Tensor], Tensor]:

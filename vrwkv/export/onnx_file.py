@@ -36,7 +36,7 @@ def check_onnx(opset: int) -> None:
 
 
 def write_onnx(program: ExportedProgram, tower: Tower, path: Path, opset: int = OLDEST_OPSET) -> None:
-    """Write a program as one ONNX file, weights included.
+    """Write a program as one ONNX file, weights and the tower's metadata included.
 
     Raises:
         InputError: a package is missing, or the exporter cannot write `opset`.
@@ -66,6 +66,7 @@ def write_onnx(program: ExportedProgram, tower: Tower, path: Path, opset: int = 
         raise InputError(f"--opset {opset} is not one the exporter can write; it offers {model.opset_imports['']}")
     if foreign := {node.domain for node in model.graph} - {""}:
         raise ExportFailure(f"the ONNX file needs operators outside the standard: {', '.join(sorted(foreign))}")
+    model.metadata_props.update(tower.metadata)
     converted.save(path, external_data=False)
 
 

@@ -1,8 +1,9 @@
 """torch.export programs: the graph of a model in standard operators, from which the other formats are made."""
 
+import json
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from vrwkv.export.tower import Tower
 
 STANDARD_NAMESPACES = frozenset({"aten", "prim", "prims", "sym_size"})
 ARITHMETIC_MODULES = frozenset({operator.__name__, "_operator", "math", "torch"})
+METADATA_FILE = "metadata.json"
 
 
 def export_program(tower: Tower) -> ExportedProgram:
@@ -48,11 +50,18 @@ def foreign_operators(program: ExportedProgram) -> list[str]:
     return sorted(found)
 
 
-def save_program(program: ExportedProgram, path: Path) -> None:
-    """Write a program; `torch.export.load(path).module()` runs it wherever torch is installed."""
+def save_program(program: ExportedProgram, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a program; `torch.export.load(path).module()` runs it wherever torch is installed.
+
+    Args:
+        program: what to write.
+        path: the file.
+        metadata: goes into it as the extra file `METADATA_FILE`, a JSON object.
+    """
+    content = json.dumps(dict(metadata or {}), ensure_ascii=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(program, path)
+        torch.export.save(program, path, extra_files={METADATA_FILE: content})
 
 
 def load_program(path: Path) -> Callable[[Tensor], Tensor]:

@@ -1,7 +1,7 @@
 """What is exported: a module with one input, which of its sizes vary, and inputs to check the file with."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ class Tower:
         example_shape: what the module is traced with; no varying size may be 1 here.
         dynamic_sizes: axis of the input -> (name, smallest size).
         check_shapes: inputs that an exported file is compared with eager on.
+        metadata: what the file will say about the model, see `vrwkv.export.metadata`.
     """
 
     module: nn.Module
@@ -29,6 +30,7 @@ class Tower:
     example_shape: tuple[int, ...]
     dynamic_sizes: dict[int, tuple[str, int]]
     check_shapes: tuple[tuple[int, ...], ...]
+    metadata: dict[str, str] = field(default_factory=dict)
 
     def example(self) -> Tensor:
         """The input to trace with."""
@@ -60,12 +62,13 @@ class _WholePatches(nn.Module):
         return self.model(F.pad(images, missing))
 
 
-def image_tower(model: nn.Module, trunk: Any = None) -> Tower:
+def image_tower(model: nn.Module, trunk: Any = None, metadata: Mapping[str, str] | None = None) -> Tower:
     """An image model for images of any number and any size of at least two patches on each side.
 
     Args:
         model: maps (B, channels, H, W) to one tensor.
         trunk: the `VisionRWKV` inside `model`; by default `model` itself.
+        metadata: what the file will say about the model, as `vrwkv.export.metadata.image_metadata` gives it.
     """
     trunk = model if trunk is None else trunk
     patch_height, patch_width = trunk.patch_embed.patch_size
@@ -83,4 +86,5 @@ def image_tower(model: nn.Module, trunk: Any = None) -> Tower:
             (3, channels, 2 * patch_height, 6 * patch_width - 5),
             (2, channels, 9 * patch_height + 1, 4 * patch_width + patch_width // 2),
         ),
+        metadata=dict(metadata or {}),
     )

@@ -95,9 +95,9 @@ def write_checked(
         if file_format == "onnx":
             write_onnx(program, tower, draft, opset)
         elif file_format == "aoti":
-            write_package(program, draft)
+            write_package(program, draft, tower.metadata)
         else:
-            save_program(program, draft)
+            save_program(program, draft, tower.metadata)
         load: Callable[[Path], Callable[[Tensor], Tensor]] = {
             "onnx": load_onnx,
             "aoti": load_package,
