@@ -14,6 +14,7 @@ import vrwkv.export.write as writing
 from vrwkv.errors import InputError
 from vrwkv.export.errors import ExportFailure
 from vrwkv.export.parity import Difference, compare_with_eager
+from vrwkv.export.progress import Stages
 
 NAME = "vrwkv6_tiny_patch16_224"
 TOOL = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "export.py"))
@@ -39,8 +40,14 @@ def test_int8_file_and_its_cost(tmp_path: Path, capsys: pytest.CaptureFixture[st
     path = tmp_path / "small.onnx"
     small = [f"{key}={value}" for key, value in {**SMALL, "img_size": 48, "num_heads": 3}.items()]
     run("--model", NAME, "--model-kwargs", *small, "--format", "onnx", "--quantize", "int8", "--output", path)
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
+    begun = re.findall(r"^\[(\d)/4\] (.*) \.\.\.$", said, re.MULTILINE)
+    assert [number for number, _ in begun] == ["1", "2", "3", "4"]
+    assert begun[0][1] == f"tracing {NAME}"
+    assert begun[3][1].startswith("quantising")
+    assert re.findall(r"^\[(\d)/4\] took \d+\.\d s$", said, re.MULTILINE) == ["1", "2", "3", "4"]
     assert "1 × 3 × 48 × 48" in printed
+    assert "tracing" not in printed  # results only
     assert "9 linear layers as int8" in printed  # r, k, v, gate, output; key, receptance, value; head
     cosine = re.search(r"int8 against float on 32 random inputs: cosine similarity ([\d.]+) \(least", printed)
     assert cosine is not None, printed
@@ -49,21 +56,44 @@ def test_int8_file_and_its_cost(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [entry.name for entry in tmp_path.iterdir()] == ["small.onnx"]
 
 
-def test_a_file_that_disagrees_is_not_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Program:
-        pass
-
-    monkeypatch.setattr(writing, "export_program", lambda tower: Program())
+@pytest.fixture
+def without_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exporting takes no time, and gives a file that disagrees with the model."""
+    monkeypatch.setattr(writing, "export_program", lambda tower: None)
     monkeypatch.setattr(writing, "save_program", lambda program, path, metadata: path.write_bytes(b"wrong"))
     monkeypatch.setattr(writing, "load_program", lambda path: lambda tensor: tensor)
+
+
+def test_a_file_that_disagrees_is_not_left(
+    tmp_path: Path, without_work: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "model.pt2"
     with pytest.raises(SystemExit) as stopped:
         run("--model", NAME, "--model-kwargs", "depth=1", "embed_dim=48", "--format", "torch_export", "--output", path)
     assert stopped.value.code == 1
-    assert "disagrees with eager" in capsys.readouterr().err
+    assert re.search(r"^error: .* disagrees with eager", capsys.readouterr().err, re.MULTILINE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_is_announced_before_it_begins_and_is_not_said_to_be_over_when_it_fails() -> None:
+    said: list[str] = []
+    stages = Stages(2, said.append)
+    with stages.stage("tracing"):
+        assert said == ["[1/2] tracing ..."]
+    with pytest.raises(RuntimeError), stages.stage("writing"):
+        raise RuntimeError
+    assert re.fullmatch(r"\[1/2\] took \d\.\d s", said[1])
+    assert said[2:] == ["[2/2] writing ..."]
+
+
+def test_the_library_says_nothing_by_itself(
+    tmp_path: Path, without_work: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ExportFailure):
+        writing.write_checked(small_image_tower(NAME, num_heads=3), "torch_export", tmp_path / "model.pt2")
+    printed, said = capfd.readouterr()
+    assert printed == ""
+    assert "[1/3]" not in said
 
 
 def test_a_file_that_does_not_run_is_a_failure_in_one_line() -> None:

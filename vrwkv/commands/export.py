@@ -88,6 +88,7 @@ def main(arguments: Sequence[str], clip_tower: Callable[[argparse.Namespace], To
             quantize=options.quantize,
             seed=options.seed,
             quantization_inputs=_cost_inputs(tower, options.seed) if options.quantize else None,
+            progress=_say,
         )
     except ExportFailure as error:
         print(f"error: {error}", file=sys.stderr)
@@ -101,6 +102,10 @@ def main(arguments: Sequence[str], clip_tower: Callable[[argparse.Namespace], To
         print(f"{exported.quantized_layers} linear layers as int8")
     for name, cost in exported.costs.items():
         print(format_cost(name, cost))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _image_tower(options: argparse.Namespace) -> Tower:

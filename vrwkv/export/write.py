@@ -13,11 +13,14 @@ from vrwkv.export.aot_inductor import check_compiler, export_for_packages, load_
 from vrwkv.export.errors import ExportFailure
 from vrwkv.export.onnx_file import OLDEST_OPSET, check_onnx, load_onnx, write_onnx
 from vrwkv.export.parity import Difference, compare_with_eager, format_differences
+from vrwkv.export.progress import Stages
 from vrwkv.export.quantize import QuantizationCost, quantization_cost, quantize_linear_layers
 from vrwkv.export.torch_program import export_program, load_program, save_program
 from vrwkv.export.tower import Tower
 
 SUFFIXES: dict[str, str] = {"onnx": ".onnx", "torch_export": ".pt2", "aoti": ".pt2"}
+WRITING = {"onnx": "converting to ONNX", "torch_export": "writing the program", "aoti": "compiling with AOTInductor"}
+"""What making a file is called while it lasts."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def write_checked(
     quantize: str | None = None,
     seed: int = 0,
     quantization_inputs: dict[str, Tensor] | None = None,
+    progress: Callable[[str], object] | None = None,
 ) -> Exported:
     """Export a tower and compare the file with eager; `output` appears only if they agree.
 
@@ -84,27 +88,32 @@ def write_checked(
         quantize: "int8" for int8 weights in an ONNX file.
         seed: of the inputs that the file is compared on.
         quantization_inputs: by name, what the cost of int8 is measured on.
+        progress: takes a line as each stage begins and ends, see `Stages`; by default nothing is said.
 
     Raises:
         InputError: see `check_request`.
         ExportFailure: the file disagrees with eager by more than 1e-4, or holds operators outside the standard.
     """
     check_request(file_format, output, opset, quantize)
+    stages = Stages(3 if quantize is None else 4, progress)
     with _temporary(output) as draft, _temporary(output, "int8") as quantized:
-        program = export_for_packages(tower) if file_format == "aoti" else export_program(tower)
-        if file_format == "onnx":
-            write_onnx(program, tower, draft, opset)
-        elif file_format == "aoti":
-            write_package(program, draft, tower.metadata)
-        else:
-            save_program(program, draft, tower.metadata)
+        with stages.stage(f"tracing {tower.metadata.get('architecture', 'the model')}"):
+            program = export_for_packages(tower) if file_format == "aoti" else export_program(tower)
+        with stages.stage(WRITING[file_format]):
+            if file_format == "onnx":
+                write_onnx(program, tower, draft, opset)
+            elif file_format == "aoti":
+                write_package(program, draft, tower.metadata)
+            else:
+                save_program(program, draft, tower.metadata)
         load: Callable[[Path], Callable[[Tensor], Tensor]] = {
             "onnx": load_onnx,
             "aoti": load_package,
             "torch_export": load_program,
         }[file_format]
-        exported = load(draft)
-        differences = compare_with_eager(tower, exported, seed)
+        with stages.stage("comparing with the model"):
+            exported = load(draft)
+            differences = compare_with_eager(tower, exported, seed)
         if not all(difference.acceptable for difference in differences):
             raise ExportFailure(
                 f"{output} was not written: the exported file disagrees with eager\n{format_differences(differences)}"
@@ -112,11 +121,13 @@ def write_checked(
         if quantize is None:
             draft.replace(output)
             return Exported(differences, {}, output.stat().st_size)
-        layers = quantize_linear_layers(draft, tower.module, quantized)
-        computed = load_onnx(quantized)
-        costs = {
-            name: quantization_cost(exported, computed, inputs) for name, inputs in (quantization_inputs or {}).items()
-        }
+        with stages.stage("quantising, and measuring what it costs"):
+            layers = quantize_linear_layers(draft, tower.module, quantized)
+            computed = load_onnx(quantized)
+            costs = {
+                name: quantization_cost(exported, computed, inputs)
+                for name, inputs in (quantization_inputs or {}).items()
+            }
         quantized.replace(output)
         return Exported(differences, costs, output.stat().st_size, layers)
 
