@@ -1,5 +1,6 @@
 """Workers outlive signals from outside, and end when the main process says so, fails, or dies."""
 
+import json
 import os
 import signal
 import subprocess
@@ -82,13 +83,12 @@ def test_workers_end_with_the_main_process(ending: str, status: int) -> None:
         assert ends_within(15, worker)
 
 
-def test_signals_wait_while_workers_start() -> None:
-    received: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
-    try:
-        with signals_held_back():
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert not received
-        assert received == [signal.SIGTERM]
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+WAITING = "import signal; print(sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))))"
+
+
+def test_signals_wait_in_processes_while_they_start() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with signals_held_back():
+        started = subprocess.run([sys.executable, "-c", WAITING], capture_output=True, text=True, check=True)
+    assert {signal.SIGINT, signal.SIGTERM} <= set(json.loads(started.stdout))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before

@@ -17,9 +17,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def signals_held_back() -> Iterator[None]:
-    """Context in which Ctrl-C and SIGTERM wait, here and in processes that start in it, which inherit the waiting.
+    """Context in which processes start with Ctrl-C and SIGTERM waiting.
 
-    Otherwise those that arrive before `start_worker` has run would end the worker.
+    Otherwise those that arrive before `start_worker` has run would end the worker. In this process they wait in the
+    calling thread only; another thread may still take one, and Python then runs its handler.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
