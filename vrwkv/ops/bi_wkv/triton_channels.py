@@ -60,6 +60,26 @@ def unpack(raw, pointer, AGAIN: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def store_raw(pointer, offset, chosen, value, WIDTH: tl.constexpr):
+    """Write lanes' channels (chunks, lanes, WIDTH) of one token; `offset` as in `load_raw`.
+
+    Pairs as words: half-words would go through shared memory first, to be written in longer pieces.
+    """
+    if WIDTH == 2 and NATIVE:
+        low, high = tl.split(value)
+        assembly: tl.constexpr = (
+            "cvt.rn.bf16x2.f32 $0, $2, $1;"
+            if pointer.dtype.element_ty == tl.bfloat16
+            else "cvt.rn.f16x2.f32 $0, $2, $1;"
+        )
+        word = tl.inline_asm_elementwise(assembly, "=r,r,r", [low, high], dtype=tl.int32, is_pure=True, pack=1)
+        tl.store(pointer.to(tl.pointer_type(tl.int32), bitcast=True) + offset, word, mask=chosen)
+    else:
+        channel = WIDTH * tl.expand_dims(offset, 2) + tl.arange(0, WIDTH)[None, None, :]
+        tl.store(pointer + channel, value, mask=tl.expand_dims(chosen, 2))
+
+
+@triton.jit
 def load_channels(pointer, lane, exists, WIDTH: tl.constexpr):
     """(1, lanes, WIDTH) float32 of a tensor (C,)."""
     if WIDTH == 2:

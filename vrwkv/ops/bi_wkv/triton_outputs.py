@@ -8,7 +8,7 @@ through each chunk from both sides.
 import triton
 import triton.language as tl
 
-from vrwkv.ops.bi_wkv.triton_channels import bounded_exp2, unpack
+from vrwkv.ops.bi_wkv.triton_channels import bounded_exp2, store_raw, unpack
 from vrwkv.ops.bi_wkv.triton_chunks import faded, load_block, load_rows, summarise, weight_of
 from vrwkv.ops.bi_wkv.triton_exchange import (
     add_other_spans,
@@ -71,11 +71,9 @@ def outputs_kernel(
         )  # fmt: skip
     if RECEIVES or not SENDS:
         factor = exp2((chunk_scale - scale) * LOG2_E)
-        channel = WIDTH * tl.expand_dims(lane, 2) + tl.arange(0, WIDTH)[None, None, :]
-        place = y + tl.expand_dims(first_token * channels, 2) + channel
         # By lanes, not channels: only what is written or left alone together is written as one word.
         steep = tl.max(tl.where(is_steep(w, u, count, SPAN, LENGTH, False), 1, 0), 2)
-        written = tl.expand_dims(tl.where(steep > 0, 0, left), 2)
+        written = tl.where(steep > 0, 0, left)
         openings = ()
         if GATED:
             openings = load_block(gate, offset, step, left, 0, LENGTH, BLOCK, WIDTH)
@@ -102,7 +100,7 @@ def outputs_kernel(
                     opening = unpack(openings[row], gate, False, WIDTH)
                     denominator = tl.fma(denominator, exp2(opening * MINUS_LOG2_E), denominator)
                 output = (firsts[row] + before_first) * inverse(denominator)
-                tl.store(place + (block + row) * channels, output, mask=block + row < written)
+                store_raw(y, offset + (block + row) * step, block + row < written, output, WIDTH)
                 before_first = tl.fma(fade, before_first, weighted[row])
                 before_second = tl.fma(fade, before_second, weights[row])
             openings = next_openings

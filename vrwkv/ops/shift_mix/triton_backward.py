@@ -137,7 +137,9 @@ def gradients_kernel(
         if NORMED:
             weight_sum += grad_z * own
             bias_sum += grad_z
-            grad_z = through_norm(grad_z * weight, own, scale, CHANNELS)
+            # Chosen, though zero elsewhere: fused into the subtraction of the mean, the product would leave its
+            # rounding in the gradient of a single channel, which is zero.
+            grad_z = through_norm(tl.where(valid, grad_z * weight, 0.0), own, scale, CHANNELS)
         tl.store(grad_x + place, grad_z, valid)
     rows: tl.constexpr = MIXTURES + 2 if NORMED else MIXTURES
     row = partial + program.to(tl.int64) * rows * CHANNELS + channel
