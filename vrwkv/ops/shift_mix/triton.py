@@ -32,6 +32,9 @@ from vrwkv.ops.triton_runtime import triton_operator, wrap_triton
 
 LONGEST_VECTOR = 8  # channels that one thread loads at once, at most
 TILE = 2048  # elements of a forward program's tile
+# Channels of such a tile, at most: with 128 or 256, what is known of tokens goes through shared memory to the threads
+# of their channels, with up to 31 barriers and a third more instructions.
+TILE_CHANNELS = 64
 BACKWARD_TILE = 1024  # smaller: a tile holds all mixtures, and sums of them
 
 
@@ -98,7 +101,7 @@ def _forward(
         wrap_triton(statistics_kernel)[(-(-total // block_t),)](
             x, statistics, norm_eps, total, CHANNELS=channels, BLOCK_T=block_t, BLOCK_C=block_c, num_warps=4
         )
-    block_c = channel_block(channels)
+    block_c = min(power_of_two_above(channels), TILE_CHANNELS)
     block_t = min(TILE // block_c, 32)
     wrap_triton(mixtures_kernel)[(-(-total // block_t) * -(-channels // block_c),)](
         x,
