@@ -107,7 +107,7 @@ def span_gradients_kernel(
     own_match = tl.zeros((LENGTH,), tl.float32)
     for first_column in range(0, SIZE, COLUMNS):
         column = first_column + tl.arange(0, COLUMNS)
-        offsets, mask = token_tile(column, 0, count, heads, SIZE, LENGTH)
+        offsets, mask = token_tile(column, count, heads, SIZE, LENGTH)
         g, values = load_float(grad + start, offsets, mask), load_float(v + start, offsets, mask)
         match = add_product(match, tl.trans(values), g, INPUT_TERMS, INPUT_TERMS, TERMS)
         own_match += tl.sum(g * values, 0)
@@ -124,7 +124,7 @@ def span_gradients_kernel(
         k_past = add_product(k_past, adjoint, values, TERMS, INPUT_TERMS, TERMS)
         through += tl.sum(state * adjoint, 1)
 
-    offsets, mask = token_tile(row, 0, count, heads, SIZE, LENGTH)
+    offsets, mask = token_tile(row, count, heads, SIZE, LENGTH)
     receptance = load_float(r + start, offsets, mask)
     keys = load_float(k + start, offsets, mask)
     log_decay = load_log_decay(w + start, offsets, mask)

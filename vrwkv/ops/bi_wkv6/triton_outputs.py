@@ -82,8 +82,6 @@ def span_outputs_kernel(
     first, count = locate_span(span, bounds, tokens, length, spans_per_image, PACKED)
     if count == 0:
         return
-    start = first_element(first, heads, head, SIZE)
-    r, k, v, w, y, from_future = r + start, k + start, v + start, w + start, y + start, from_future + start
     place = span.to(tl.int64) * heads + head
     row = tl.arange(0, WIDTH)
     column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
@@ -92,13 +90,15 @@ def span_outputs_kernel(
     blocks = tl.cdiv(count, LENGTH)
     for walked in range(0, blocks):
         token = (blocks - 1 - walked) * LENGTH
-        offsets, mask = token_tile(row, token, count, heads, SIZE, LENGTH)
-        value_offsets, value_mask = token_tile(column, token, count, heads, SIZE, LENGTH)
-        log_decay = load_log_decay(w, offsets, mask)
-        targets = load_float(r, offsets, mask) * decay_to_end(log_decay, LENGTH, TERMS)
-        sources = load_float(k, offsets, mask) * decay_from_start(log_decay, LENGTH, TERMS)
-        values = load_float(v, value_offsets, value_mask)
-        tl.store(from_future + value_offsets, add_product(None, state, targets, TERMS, TERMS, TERMS), mask=value_mask)
+        start = first_element(first + token, heads, head, SIZE)
+        offsets, mask = token_tile(row, count - token, heads, SIZE, LENGTH)
+        value_offsets, value_mask = token_tile(column, count - token, heads, SIZE, LENGTH)
+        log_decay = load_log_decay(w + start, offsets, mask)
+        targets = load_float(r + start, offsets, mask) * decay_to_end(log_decay, LENGTH, TERMS)
+        sources = load_float(k + start, offsets, mask) * decay_from_start(log_decay, LENGTH, TERMS)
+        values = load_float(v + start, value_offsets, value_mask)
+        outputs = add_product(None, state, targets, TERMS, TERMS, TERMS)
+        tl.store(from_future + start + value_offsets, outputs, mask=value_mask)
         state *= exp2(tl.sum(log_decay, 1))[None, :]
         state = add_product(state, values, tl.trans(sources), INPUT_TERMS, TERMS, TERMS)
 
@@ -106,18 +106,19 @@ def span_outputs_kernel(
     bonus = tl.load(u + head * SIZE + row, mask=row < SIZE, other=0.0).to(tl.float32)[:, None]
     state = load_state(states, place, column, row, SIZE)
     for token in range(0, count, LENGTH):
-        offsets, mask = token_tile(row, token, count, heads, SIZE, LENGTH)
-        value_offsets, value_mask = token_tile(column, token, count, heads, SIZE, LENGTH)
-        log_decay = load_log_decay(w, offsets, mask)
-        receptance, keys = load_float(r, offsets, mask), load_float(k, offsets, mask)
-        values = load_float(v, value_offsets, value_mask)
-        outputs = tl.load(from_future + value_offsets, mask=value_mask, other=0.0)
+        start = first_element(first + token, heads, head, SIZE)
+        offsets, mask = token_tile(row, count - token, heads, SIZE, LENGTH)
+        value_offsets, value_mask = token_tile(column, count - token, heads, SIZE, LENGTH)
+        log_decay = load_log_decay(w + start, offsets, mask)
+        receptance, keys = load_float(r + start, offsets, mask), load_float(k + start, offsets, mask)
+        values = load_float(v + start, value_offsets, value_mask)
+        outputs = tl.load(from_future + start + value_offsets, mask=value_mask, other=0.0)
         outputs += tl.sum(receptance * keys * bonus, 0)[None, :] * values
         targets = receptance * decay_from_start(log_decay, LENGTH, TERMS)
         outputs = add_product(outputs, state, targets, TERMS, TERMS, TERMS)
         scores = block_scores(receptance, keys, log_decay, LEVELS, LENGTH, INPUT_TERMS, TERMS)
         outputs = add_product(outputs, values, scores, INPUT_TERMS, TERMS, TERMS)
-        tl.store(y + value_offsets, to_type(outputs, y.dtype.element_ty), mask=value_mask)
+        tl.store(y + start + value_offsets, to_type(outputs, y.dtype.element_ty), mask=value_mask)
         sources = keys * decay_to_end(log_decay, LENGTH, TERMS)
         state *= exp2(tl.sum(log_decay, 1))[None, :]
         state = add_product(state, values, tl.trans(sources), INPUT_TERMS, TERMS, TERMS)

@@ -54,7 +54,6 @@ def span_updates_kernel(
     first, count = locate_span(span, bounds, tokens, length, spans_per_image, PACKED)
     if count == 0:
         return
-    start = first_element(first, heads, head, SIZE)
     place = span.to(tl.int64) * heads + head
     row = tl.arange(0, WIDTH)
     column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
@@ -62,10 +61,11 @@ def span_updates_kernel(
     earlier = tl.zeros((COLUMNS, WIDTH), tl.float32)
     log_whole = tl.zeros((WIDTH,), tl.float32)
     for step in range(0, count, LENGTH):
-        offsets, mask = token_tile(row, step, count, heads, SIZE, LENGTH)
+        start = first_element(first + step, heads, head, SIZE)
+        offsets, mask = token_tile(row, count - step, heads, SIZE, LENGTH)
         x = load_float(rows + start, offsets, mask)
         log_decay = load_log_decay(w + start, offsets, mask)
-        offsets, mask = token_tile(column, step, count, heads, SIZE, LENGTH)
+        offsets, mask = token_tile(column, count - step, heads, SIZE, LENGTH)
         values = load_float(columns + start, offsets, mask)
         log_step = tl.sum(log_decay, 1)
         to_end = x * decay_to_end(log_decay, LENGTH, TERMS)

@@ -38,14 +38,14 @@ def first_element(first, heads, head, SIZE: tl.constexpr):
 
 
 @triton.jit
-def token_tile(channel, first, count, heads, SIZE: tl.constexpr, LENGTH: tl.constexpr):
-    """Offsets (channels, t) of LENGTH tokens from the `first` of a span, and which of them are among its `count`.
+def token_tile(channel, left, heads, SIZE: tl.constexpr, LENGTH: tl.constexpr):
+    """Offsets (channels, t) of LENGTH tokens, and which of them are among the `left` ones of their span.
 
-    From the head's part of the span's first token in (B, T, H, SIZE); they fit 32 bits, unlike where a span begins:
+    From the head's part of the first of them in (B, T, H, SIZE); they fit 32 bits, unlike where it begins:
     `first_element`.
     """
-    token = first + tl.arange(0, LENGTH)
-    return token[None, :] * (heads * SIZE) + channel[:, None], (token < count)[None, :] & (channel < SIZE)[:, None]
+    token = tl.arange(0, LENGTH)
+    return token[None, :] * (heads * SIZE) + channel[:, None], (token < left)[None, :] & (channel < SIZE)[:, None]
 
 
 @triton.jit
