@@ -118,3 +118,13 @@ def test_half_precision_with_extreme_decays(run: Run) -> None:
     grad = output_gradient(run.op, inputs)
     actual = output_and_gradients(run, inputs, grad)
     assert_all_agree(run.op, actual, expected_output_and_gradients(run.op, inputs, grad))
+
+
+@pytest.mark.parametrize("name", ["v", "w"])
+@runs_of("bi_wkv6")
+def test_what_is_no_number_shows(run: Run, name: str) -> None:
+    inputs = run.draw(40, dtype=torch.float32)
+    inputs[run.op.arguments.index(name)][0, 20, 0, 1] = float("nan")
+    expected = run.op.definition(*(tensor.cpu() for tensor in inputs)).isnan()
+    assert expected.any()
+    assert run(*inputs).cpu()[expected].isnan().all()

@@ -55,7 +55,7 @@ def test_around_the_ends_of_blocks_and_spans(tokens: int) -> None:
 @needs_triton
 @pytest.mark.parametrize("head_dim", [1, 3, 16, 64, 80, 128])
 def test_head_sizes(head_dim: int) -> None:
-    check(drawn(20, torch.bfloat16, head_dim=head_dim))
+    check(drawn(SHORTEST + 3 if head_dim > 64 else TILE + 3, torch.bfloat16, head_dim=head_dim))
 
 
 @needs_triton
@@ -84,9 +84,9 @@ def test_packed_images_of_one_token_and_of_whole_spans() -> None:
 @needs_triton
 @pytest.mark.parametrize("packed", [False, True])
 def test_repeats_are_the_same_to_the_bit(packed: bool) -> None:
-    inputs = drawn(TILE + 9, torch.bfloat16)
+    inputs = drawn(SHORTEST + 9, torch.bfloat16)
     grad = output_gradient(OP, inputs)
-    cu_seqlens = torch.tensor([0, 30, TILE + 9], dtype=torch.int32, device=DEVICE) if packed else None
+    cu_seqlens = torch.tensor([0, 30, SHORTEST + 9], dtype=torch.int32, device=DEVICE) if packed else None
     first = output_and_gradients(RUN, inputs, grad, cu_seqlens=cu_seqlens)
     with poisoned_memory():
         second = output_and_gradients(RUN, inputs, grad, cu_seqlens=cu_seqlens)
@@ -161,20 +161,23 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from vrwkv.ops.bi_wkv6.triton import WALK_REGISTERS
 from vrwkv.ops.bi_wkv6.triton_gradients import span_gradients_kernel
 from vrwkv.ops.bi_wkv6.triton_outputs import span_outputs_kernel
 from vrwkv.ops.bi_wkv6.triton_spans import BLOCK, TILE, Sizes
 from vrwkv.ops.bi_wkv6.triton_states import scan_spans_kernel, span_updates_kernel
 
 integers = ["tokens", "heads", "spans", "length", "spans_per_image"]
-types = dict.fromkeys(["bounds", "first_span"], "*i64")
-types |= dict.fromkeys(["w", "u", "states", "asked", "whole", "from_future", "grad_w", "partial_u"], "*fp32")
-for size, packed in ((80, True), (64, False)):
+common = dict.fromkeys(["bounds", "first_span"], "*i64")
+common |= dict.fromkeys(["w", "u", "states", "asked", "whole", "from_future", "grad_w", "partial_u"], "*fp32")
+for size, packed, dtype, input_terms, terms in (
+    (80, True, "*bf16", 1, 2), (64, False, "*bf16", 1, 2), (16, True, "*fp32", 3, 3), (128, True, "*fp16", 2, 2)
+):
     sizes = Sizes.of_head(size)
-    constants = dict(SIZE=size, WIDTH=sizes.width, ROWS=sizes.rows, PART=512, PACKED=packed, INPUT_TERMS=1, TERMS=2)
-    if packed:
-        types |= dict.fromkeys(integers, "i32")
-    else:
+    constants = dict(SIZE=size, WIDTH=sizes.width, ROWS=sizes.rows, PART=512, PACKED=packed, INPUT_TERMS=input_terms,
+                     TERMS=terms)
+    types = common | dict.fromkeys(integers, "i32")
+    if not packed:
         constants |= dict.fromkeys(integers, 1)  # as Triton compiles integer arguments that happen to be 1
         constants |= dict.fromkeys(["bounds", "first_span"])
     for kernel in (span_updates_kernel, scan_spans_kernel, span_outputs_kernel, span_gradients_kernel):
@@ -182,11 +185,12 @@ for size, packed in ((80, True), (64, False)):
         columns = sizes.rows if kernel is span_gradients_kernel else sizes.columns
         constants |= dict(LENGTH=length, LEVELS=length.bit_length() - 1, COLUMNS=columns)
         given = constants | (dict(states=None) if kernel is span_outputs_kernel and not packed else {})
-        signature = {n: "constexpr" if n in given else types.get(n, "*bf16") for n in kernel.arg_names}
+        signature = {n: "constexpr" if n in given else types.get(n, dtype) for n in kernel.arg_names}
         used = {n: given[n] for n in kernel.arg_names if n in given}
-        warps = sizes.rows_warps if kernel is span_gradients_kernel else sizes.warps
-        source = ASTSource(kernel, signature, used)
-        compiled = triton.compile(source, GPUTarget("cuda", 90, 32), dict(num_warps=warps))
+        options = dict(num_warps=sizes.rows_warps if kernel is span_gradients_kernel else sizes.warps)
+        if kernel is span_outputs_kernel and terms == 2:
+            options |= dict(maxnreg=WALK_REGISTERS)
+        compiled = triton.compile(ASTSource(kernel, signature, used), GPUTarget("cuda", 90, 32), options)
         assert "wgmma" not in compiled.asm["ptx"]
         print(compiled.metadata.shared)
 """
@@ -201,5 +205,5 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path: Any) -> None:
         pytest.skip("Triton came without NVIDIA's assembler")
     assert finished.returncode == 0, finished.stderr
     shared = [int(line) for line in finished.stdout.splitlines()]
-    assert len(shared) == 8
+    assert len(shared) == 16
     assert max(shared) <= 227 * 1024  # of an H100 or H200

@@ -138,17 +138,18 @@ def test_gradients_repeat_to_the_bit_and_inputs_stay(backend: str, device: str) 
 
 
 @pytest.mark.skipif("triton" not in available_backends("shift_mix"), reason="Triton cannot run here")
+@pytest.mark.parametrize("case", [FULL, replace(FULL, correction=False)], ids=["corrected", "norm"])
 @pytest.mark.parametrize("part", [5, 20, 100])
-def test_triton_programs_of_several_steps(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triton_programs_of_several_steps(part: int, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs of the backward pass whose last step is cut short by their end, or by that of the batch."""
     host = pytest.importorskip("vrwkv.ops.shift_mix.triton")
     monkeypatch.setattr(host, "tokens_per_program", lambda tokens: part)
     device = next(device for backend, device in reversed(RUNS) if backend == "triton")
-    inputs = place(FULL.draw(torch.float32), "triton", device)
-    grad = gradient_of_output(FULL, inputs)
+    inputs = place(case.draw(torch.float32), "triton", device)
+    grad = gradient_of_output(case, inputs)
     with poisoned_memory():
-        actual = computed(FULL, "triton", inputs, grad)
-    assert_all_agree(actual, defined(FULL, inputs, grad))
+        actual = computed(case, "triton", inputs, grad)
+    assert_all_agree(actual, defined(case, inputs, grad))
 
 
 @pytest.mark.skipif("triton" not in available_backends("shift_mix"), reason="Triton cannot run here")

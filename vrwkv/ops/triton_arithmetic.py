@@ -1,12 +1,20 @@
 # mypy: ignore-errors
 """Functions of float32 numbers for Triton kernels, in one instruction each where the GPU is NVIDIA's."""
 
+import torch
 import triton
 import triton.language as tl
 
 from vrwkv.ops.triton_runtime import PTX
 
+
+def _oldest_capability() -> tuple[int, int]:
+    """Of this machine's GPUs; where there is none, kernels are compiled for newer ones only."""
+    return min(map(torch.cuda.get_device_capability, range(torch.cuda.device_count())), default=(9, 0))
+
+
 NATIVE = tl.constexpr(PTX)
+BFLOAT16 = tl.constexpr(PTX and _oldest_capability() >= (8, 0))  # whether there are instructions for bfloat16
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 MINUS_LOG2_E = tl.constexpr(-1.4426950408889634)

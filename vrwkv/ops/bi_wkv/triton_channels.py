@@ -9,8 +9,10 @@ lanes, WIDTH), raw ones (chunks, lanes).
 import triton
 import triton.language as tl
 
+from vrwkv.ops import triton_runtime
 from vrwkv.ops.triton_arithmetic import NATIVE, exp2, instruction
 
+INTERPRETED = tl.constexpr(triton_runtime.INTERPRETED)
 # Two of -inf in one int32.
 BFLOAT16_NOTHING = tl.constexpr(0xFF80FF80 - 2**32)
 FLOAT16_NOTHING = tl.constexpr(0xFC00FC00 - 2**32)
@@ -65,15 +67,13 @@ def store_raw(pointer, offset, chosen, value, WIDTH: tl.constexpr):
 
     Pairs as words: half-words would go through shared memory first, to be written in longer pieces.
     """
-    if WIDTH == 2 and NATIVE:
+    if WIDTH == 2 and not INTERPRETED:  # whose outputs are float32
+        TYPE: tl.constexpr = pointer.dtype.element_ty
         low, high = tl.split(value)
-        assembly: tl.constexpr = (
-            "cvt.rn.bf16x2.f32 $0, $2, $1;"
-            if pointer.dtype.element_ty == tl.bfloat16
-            else "cvt.rn.f16x2.f32 $0, $2, $1;"
-        )
-        word = tl.inline_asm_elementwise(assembly, "=r,r,r", [low, high], dtype=tl.int32, is_pure=True, pack=1)
-        tl.store(pointer.to(tl.pointer_type(tl.int32), bitcast=True) + offset, word, mask=chosen)
+        low = low.to(TYPE).to(tl.uint16, bitcast=True).to(tl.uint32)
+        high = high.to(TYPE).to(tl.uint16, bitcast=True).to(tl.uint32)
+        words = pointer.to(tl.pointer_type(tl.uint32), bitcast=True)
+        tl.store(words + offset, (high << 16) | low, mask=chosen)
     else:
         channel = WIDTH * tl.expand_dims(offset, 2) + tl.arange(0, WIDTH)[None, None, :]
         tl.store(pointer + channel, value, mask=tl.expand_dims(chosen, 2))

@@ -9,8 +9,8 @@ for the backward. No program adds to what another one wrote, so that every resul
 
 Bytes per token and channel with bfloat16 inputs, each array counted once per walk that touches it: forward 8 + 4
 (backwards) and 8 + 4 + 2 (forwards), of which the second walk finds up to 12 in the cache; with spans of L tokens 6 and
-32 N / L more, head size N. Backward: as much for the gradient in v, 12 for updates, 16 for gradients, and 72 N / 32 for
-states.
+32 N / L more, head size N. Backward: as much for the gradient in v, 12 for updates, 16 for gradients, and 64 N / 32 for
+states, which take 16 N / 32 bytes of memory per token and channel meanwhile.
 """
 
 import torch
@@ -22,9 +22,9 @@ from vrwkv.ops.bi_wkv6.triton_spans import BLOCK, TILE, Sizes, Spans, walked_len
 from vrwkv.ops.bi_wkv6.triton_states import scan_spans_kernel, span_updates_kernel
 from vrwkv.ops.triton_runtime import PTX, triton_operator, wrap_triton
 
-SCAN_PART = 512
-# Registers of a thread of the walks over half types: six programs of two warps fit a multiprocessor instead of four,
-# for a sixth more instructions. They wait for products and barriers most of the time.
+SCAN_PART = 512  # elements of a state that a program of the scan holds
+# Registers of a thread of the walks over half types: six programs of two warps (heads of more than 32) fit a
+# multiprocessor instead of four, for a sixth more instructions. They wait for products and barriers most of the time.
 WALK_REGISTERS = 168
 
 

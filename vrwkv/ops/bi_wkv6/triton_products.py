@@ -10,10 +10,9 @@ import triton
 import triton.language as tl
 
 from vrwkv.ops import triton_runtime
-from vrwkv.ops.triton_arithmetic import NATIVE
+from vrwkv.ops.triton_arithmetic import BFLOAT16
 
 INTERPRETED = tl.constexpr(triton_runtime.INTERPRETED)
-FACTOR = tl.constexpr(tl.float32 if triton_runtime.INTERPRETED else tl.bfloat16)  # the interpreter's takes no bfloat16
 
 
 def _split_assembly(terms: int) -> str:
@@ -56,16 +55,18 @@ def to_type(x, TYPE: tl.constexpr):
 @triton.jit
 def split(x, TERMS: tl.constexpr):
     """`x` (float32) as a sum of TERMS bfloat16 numbers, largest first."""
-    if NATIVE and TERMS == 2:
+    if BFLOAT16 and TERMS == 2:
         return tl.inline_asm_elementwise(
             TWO_TERMS, "=r,=r,r,r", [x], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=2
         )
-    elif NATIVE and TERMS == 3:
-        types: tl.constexpr = (tl.bfloat16, tl.bfloat16, tl.bfloat16)
-        return tl.inline_asm_elementwise(THREE_TERMS, "=r,=r,=r,r,r", [x], dtype=types, is_pure=True, pack=2)
+    elif BFLOAT16 and TERMS == 3:
+        return tl.inline_asm_elementwise(
+            THREE_TERMS, "=r,=r,=r,r,r", [x], dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=2
+        )
     else:
         terms = ()
         for _ in tl.static_range(TERMS):
+            # The interpreter's products take no bfloat16.
             term = nearest_bfloat16(x) if INTERPRETED else x.to(tl.bfloat16)
             terms += (term,)  # type: ignore[assignment]
             x = x - term.to(tl.float32)

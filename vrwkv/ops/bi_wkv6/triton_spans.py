@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 BLOCK = 16  # tokens of a step of the walks
-SHORTEST = 64  # tokens of a span; those of states to be kept, for gradients, have TILE
-TILE = 32  # tokens of a program of the gradients
-PROGRAMS = 512  # that fill a GPU of 132 multiprocessors
+SHORTEST = 64  # tokens of a span of the walks, at least, where an image is cut
+TILE = 32  # tokens of a span of the gradients, which is a program's
+PROGRAMS = 512  # from which images are left whole: four for each of 132 multiprocessors
 
 
 class Spans(NamedTuple):

@@ -111,7 +111,7 @@ def scan_spans_kernel(
     span = begin + backwards * (steps - 1)
     states += backwards * tl.cast(spans, tl.int64) * heads * SIZE * SIZE
     state = tl.zeros((PART,), tl.float32)
-    for _ in tl.range(0, steps, num_stages=4):
+    for _ in tl.range(0, steps, num_stages=4):  # what later spans add does not depend on the state: loaded ahead
         place = span * heads + head
         update = tl.load(states + place * (SIZE * SIZE) + element, mask=inside, other=0.0)
         decay = tl.load(whole + place * SIZE + element // SIZE, mask=inside, other=0.0)

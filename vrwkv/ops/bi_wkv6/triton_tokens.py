@@ -1,6 +1,6 @@
 """What every Triton kernel of Bi-WKV6 does first: find its span, load tiles of it, take decays to borders.
 
-Tiles have channels as rows and tokens as columns: sums over tokens then are products whose left factor stays in the
+Tiles have channels as rows and tokens as columns: sums over tokens are then products whose left factor stays in the
 registers it was computed in. Letters: t, s and m tokens, j channels of the keys (rows of a state), i channels of the
 values (its columns).
 """

@@ -57,7 +57,8 @@ def gradients_kernel(
 
     Gradients in share are Σ_t g_t (z of the neighbour of t - z_t). Where the neighbour's z takes a norm to compute, the
     sum is taken over neighbours instead, with the gradients that grad_z gathers anyway: Σ_t z_t (g of the one that sees
-    t - g_t). Without a norm z may be far from zero, and digits would be lost so.
+    t - g_t). Without a norm z may be far from zero, and digits would be lost this way;
+    with a correction the difference is needed for its gradient anyway.
     """
     GATHERED: tl.constexpr = NORMED and not CORRECTED
     program = tl.program_id(0)
