@@ -80,36 +80,17 @@ def gradients_kernel(
     for start in range(first, last, BLOCK_T):
         token = start + tl.arange(0, BLOCK_T)
         valid = (token < last)[:, None] & here
-        row, column, within, offset, moves, sees, seen = look_around(
+        around = look_around(
             token, channel, total, image_tokens, height, width, shift, HEAD, END_1, END_2, END_3, END_4, ALIGN
         )
+        _row, _column, _within, offset, moves, _sees, seen = around
         own, scale = load_standardised(x, statistics, token, channel, total, valid, CHANNELS, NORMED)
         z = own * weight + bias if NORMED else own
         if not GATHERED:
             difference = difference_from_neighbour(
-                x,
-                statistics,
-                weight,
-                bias,
-                z,
-                token,
-                channel,
-                total,
-                height,
-                width,
-                shift,
-                row,
-                column,
-                within,
-                offset,
-                moves,
-                sees & valid,
-                CHANNELS,
-                END_1,
-                END_2,
-                END_3,
-                NORMED,
-            )
+                x, statistics, weight, bias, z, token, channel, total, height, width, shift, around, valid,
+                CHANNELS, END_1, END_2, END_3, NORMED,
+            )  # fmt: skip
         place = token.to(tl.int64)[:, None] * CHANNELS + channel
         back = (token.to(tl.int64)[:, None] - offset) * CHANNELS + channel
         seen = seen & valid

@@ -71,36 +71,16 @@ def mixtures_kernel(
     if NORMED:
         weight = tl.load(norm_weight + channel, channel < CHANNELS, other=0.0).to(tl.float32)
         bias = tl.load(norm_bias + channel, channel < CHANNELS, other=0.0).to(tl.float32)
-    row, column, within, offset, moves, sees, _ = look_around(
+    around = look_around(
         token, channel, total, image_tokens, height, width, shift, HEAD, END_1, END_2, END_3, END_4, ALIGN
     )
     z, _ = load_standardised(x, statistics, token, channel, total, valid, CHANNELS, NORMED)
     if NORMED:
         z = z * weight + bias
     difference = difference_from_neighbour(
-        x,
-        statistics,
-        weight,
-        bias,
-        z,
-        token,
-        channel,
-        total,
-        height,
-        width,
-        shift,
-        row,
-        column,
-        within,
-        offset,
-        moves,
-        sees & valid,
-        CHANNELS,
-        END_1,
-        END_2,
-        END_3,
-        NORMED,
-    )
+        x, statistics, weight, bias, z, token, channel, total, height, width, shift, around, valid,
+        CHANNELS, END_1, END_2, END_3, NORMED,
+    )  # fmt: skip
     place = token.to(tl.int64)[:, None] * CHANNELS + channel
     for index in tl.static_range(MIXTURES):
         mix = tl.load(share + index * CHANNELS + channel, channel < CHANNELS, other=0.0).to(tl.float32)

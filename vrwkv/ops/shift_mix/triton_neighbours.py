@@ -96,7 +96,7 @@ def look_around(
     END_4: tl.constexpr,
     ALIGN: tl.constexpr,
 ):
-    """Row and column of tokens (t,), channels within their head (1, c), and what `neighbour` returns for them."""
+    """Row and column of tokens (t,), channels within their head (1, c), and what `neighbour` returns: 7 values."""
     within = (channel // ALIGN * ALIGN) % HEAD
     row, column = place_on_grid(token, total, image_tokens, height, width)
     offset, moves, sees, seen = neighbour(row, column, within, height, width, shift, END_1, END_2, END_3, END_4)
@@ -121,30 +121,12 @@ def load_standardised(x, statistics, token, channel, total, valid, CHANNELS: tl.
 
 @triton.jit
 def difference_from_neighbour(
-    x,
-    statistics,
-    weight,
-    bias,
-    z,
-    token,
-    channel,
-    total,
-    height,
-    width,
-    shift,
-    row,
-    column,
-    within,
-    offset,
-    moves,
-    sees,
-    CHANNELS: tl.constexpr,
-    END_1: tl.constexpr,
-    END_2: tl.constexpr,
-    END_3: tl.constexpr,
-    NORMED: tl.constexpr,
-):
-    """What the neighbour that `sees` (t, c) allows has more than z: float32 (t, c), 0 where nothing moves."""
+    x, statistics, weight, bias, z, token, channel, total, height, width, shift, around, valid,
+    CHANNELS: tl.constexpr, END_1: tl.constexpr, END_2: tl.constexpr, END_3: tl.constexpr, NORMED: tl.constexpr,
+):  # fmt: skip
+    """What the neighbour has more than z: float32 (t, c), 0 where nothing moves; `around` comes from `look_around`."""
+    row, column, within, offset, moves, sees, _seen = around
+    sees = sees & valid
     other = tl.load(x + (token.to(tl.int64)[:, None] + offset) * CHANNELS + channel, sees, other=0.0).to(tl.float32)
     if NORMED:
         rest = statistics + tl.cast(total, tl.int64)
