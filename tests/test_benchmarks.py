@@ -1,6 +1,9 @@
 """benchmarks/gpu.py where no GPU is needed: what it refuses to time, what it counts, what it writes."""
 
 import json
+import os
+import re
+import subprocess
 import sys
 import time
 from itertools import pairwise
@@ -23,6 +26,7 @@ from gpu.verify import Verification
 
 from vrwkv.ops.triton_runtime import INSTALLED, INTERPRETED
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 interpreted = pytest.mark.skipif(not (INSTALLED and INTERPRETED), reason="needs Triton's interpreter")
 
 
@@ -203,3 +207,25 @@ def test_the_models_of_a_ratio_follow_each_other() -> None:
 
 def test_a_shorter_run_is_named_on_the_page() -> None:
     assert command._options_text(command.parser().parse_args(["--seconds", "310"])) == " --seconds 310"
+
+
+@pytest.mark.skipif(not INSTALLED, reason="Triton is not installed")
+def test_instructions_are_counted_without_a_gpu(tmp_path: Path) -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    script = [sys.executable, str(BENCHMARKS / "gpu_instructions.py")]
+    finished = subprocess.run(script, capture_output=True, text=True, env=environment)
+    if finished.returncode and "No such file" in finished.stderr:
+        pytest.skip("Triton came without NVIDIA's disassembler")
+    assert finished.returncode == 0, finished.stderr
+    versions, *kernels = finished.stdout.splitlines()
+    assert versions.startswith("triton ")
+    counted = {line.partition(",")[0]: line.rpartition(": ")[2] for line in kernels}
+    assert len(counted) == 5
+    expected = {"bi_wkv6 outputs": 2, "bi_wkv6 updates": 1, "bi_wkv6 gradients": 1, "shift_mix forward": 0}
+    for name, steps in expected.items():
+        registers, *_, instructions = map(int, re.findall(r"(\d+) (?:reg|B|bar|instr)", counted[name]))
+        loops = [int(number) for number in re.findall(r"\d+", counted[name].partition("instructions")[2])]
+        assert 0 < registers <= 255
+        assert len(loops) == steps
+        assert sum(loops) < instructions
+    assert " 0 barriers" in counted["shift_mix forward"]

@@ -21,7 +21,7 @@ def model_of(kind: str) -> nn.Module:
 
 
 def images(dtype: torch.dtype, device: str = "cpu") -> torch.Tensor:
-    return torch.zeros(2, 3, 64, 64, dtype=dtype, device=device)
+    return torch.linspace(-2, 2, 2 * 3 * 64 * 64, device=device).view(2, 3, 64, 64).to(dtype)
 
 
 @pytest.mark.parametrize("kind", ["vrwkv_tiny_patch16_224", "rwkv_clip_base_patch32_224", "adapter"])
@@ -58,8 +58,13 @@ def test_images_must_have_the_weights_dtype(kind: str, dtype: torch.dtype) -> No
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_autocast_converts(kind: str, dtype: torch.dtype) -> None:
     for weights in (torch.float32, torch.bfloat16):
+        model = model_of(kind).to(weights)
         with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-            model_of(kind).to(weights)(images(dtype))
+            given, converted = model(images(dtype)), model(images(dtype).to(weights))
+        for one, other in zip(given, converted, strict=True):  # logits of an image, or maps of a scale
+            assert other.abs().max() > 0
+            # Of pixels in other types, autocast may round some that the other way keeps.
+            torch.testing.assert_close(one, other, check_dtype=False, rtol=0, atol=0.05 * other.abs().max().item())
 
 
 def test_meta_tensors_pass_in_any_floating_dtype() -> None:

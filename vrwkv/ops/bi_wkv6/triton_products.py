@@ -35,12 +35,12 @@ THREE_TERMS = tl.constexpr(_split_assembly(3))
 
 @triton.jit
 def nearest_bfloat16(x):
-    """`x` (float32, below 1e33) rounded to bfloat16 and returned as float32."""
-    if INTERPRETED:  # which truncates; this is Veltkamp's way to keep 8 bits of 24
-        large = x * 65537.0
-        return large - (large - x)
-    else:
-        return x.to(tl.bfloat16).to(tl.float32)
+    """`x` (float32, below 1e33) rounded to bfloat16 and returned as float32: for the interpreter, which truncates.
+
+    Veltkamp's way to keep 8 bits of 24.
+    """
+    large = x * 65537.0
+    return large - (large - x)
 
 
 @triton.jit
